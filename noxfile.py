@@ -1,0 +1,146 @@
+"""The template's commands: `nox --list` shows them, `nox -s demo` runs one.
+
+Nothing is ever installed but by pip under constraints.txt, except where a session checks another
+version on purpose.
+"""
+
+import hashlib
+import shutil
+import sys
+from pathlib import Path
+
+import nox
+
+ROOT = Path(__file__).parent
+CONSTRAINTS = ROOT / "constraints.txt"
+# Older pips read the first name for isolated builds too, newer ones the second.
+PINNED = {"PIP_CONSTRAINT": str(CONSTRAINTS), "PIP_BUILD_CONSTRAINT": str(CONSTRAINTS)}
+PROJECT_TOML = ROOT / "{{cookiecutter.project_slug}}" / "pyproject.toml"
+DEMO = ROOT / "demo" / "my-run"
+
+nox.options.default_venv_backend = "venv"
+nox.options.download_python = "never"
+nox.options.reuse_venv = "yes"
+nox.options.sessions = ["lint", "tests"]
+
+TEST_GROUP = nox.project.dependency_groups(nox.project.load_toml("pyproject.toml"), "test")
+TYPES_GROUP = nox.project.dependency_groups(nox.project.load_toml("pyproject.toml"), "types")
+# The unrendered file is TOML too.
+PROJECT_REQUIREMENTS = nox.project.load_toml(PROJECT_TOML)["project"]["dependencies"]
+
+
+def oldest(requirements: list[str] | tuple[str, ...], name: str) -> str:
+    """Return `name==version` for the lower bound that the requirements set on a package."""
+    [bound] = [text for text in requirements if text.startswith(f"{name}>=")]
+    return bound.replace(">=", "==")
+
+
+# A render cell: the Python, what is installed over the pinned versions, which tests run.
+WITHOUT_TORCH, WITH_TORCH = "not torch", "torch"
+CURRENT_PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"
+RENDER_CELLS = [
+    nox.param("3.11", [], WITHOUT_TORCH, id="python-3.11"),
+    nox.param("3.12", [], WITHOUT_TORCH, id="python-3.12"),
+    nox.param("3.13", [], WITHOUT_TORCH, id="python-3.13"),
+    nox.param(
+        None, [oldest(TEST_GROUP, "cookiecutter")], WITHOUT_TORCH, id="oldest-cookiecutter"
+    ),
+    nox.param(None, ["--upgrade", "cookiecutter"], WITHOUT_TORCH, id="newest-cookiecutter"),
+    nox.param(
+        None, [oldest(PROJECT_REQUIREMENTS, "accelerate")], WITH_TORCH, id="oldest-accelerate"
+    ),
+    nox.param(None, ["--upgrade", "accelerate"], WITH_TORCH, id="newest-accelerate"),
+]
+
+
+@nox.session
+def demo(session: nox.Session) -> None:
+    """Render a project with the default answers, install it and train it to its test accuracy."""
+    share_runtime(session)
+    install(session, "cookiecutter")
+    shutil.rmtree(DEMO, ignore_errors=True)
+    session.run(
+        "cookiecutter", "--default-config", "--no-input", "--output-dir", str(DEMO.parent), "."
+    )
+    install(session, "--editable", str(DEMO))
+    with session.chdir(DEMO):
+        session.run("python", "-m", "my_run.train", *session.posargs)
+    session.log("The project is in %s; its run, pictures included, in the folder runs there.", DEMO)
+    session.log("Go on with %s as its Python.", Path(session.bin) / "python")
+
+
+@nox.session
+def tests(session: nox.Session) -> None:
+    """Test the template: rendering, hooks, and a rendered project with its own tests."""
+    share_runtime(session)
+    install(session, *TEST_GROUP, *TYPES_GROUP)
+    session.run("pytest", *session.posargs)
+
+
+@nox.session
+@nox.parametrize("python, overrides, selection", RENDER_CELLS)
+def render(session: nox.Session, overrides: list[str], selection: str) -> None:
+    """Test the template under each Python, and with the oldest and newest packages it supports.
+
+    A Python that is not on this machine is reported as skipped, and fails where CI is set. Tests
+    that need torch run in the accelerate cells, which use the Python that runs nox; after
+    `-- --heavy` they run under every Python.
+    """
+    heavy = selection == WITH_TORCH or "--heavy" in session.posargs
+    if heavy:
+        share_runtime(session)
+    install(session, *TEST_GROUP, *TYPES_GROUP)
+    if overrides:
+        session.install(*overrides)
+    marks = [] if heavy and selection == WITHOUT_TORCH else ["-m", selection]
+    session.run("pytest", *marks, *[text for text in session.posargs if text != "--heavy"])
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    """Check style, formatting and types of the template's own Python files."""
+    install(session, *TEST_GROUP, *TYPES_GROUP)
+    session.run("ruff", "check")
+    session.run("ruff", "format", "--check")
+    session.run("mypy")
+
+
+def install(session: nox.Session, *requirements: str) -> None:
+    """Install with pip under the constraints, those of isolated builds included."""
+    session.install(*requirements, env=PINNED)
+
+
+def share_runtime(session: nox.Session) -> None:
+    """Make torch and the project's other dependencies importable in this session's environment.
+
+    They are installed once for each Python and each set of pins, in an environment of their own;
+    a `.pth` file lends them to the session, whose own packages come first.
+    """
+    version = output_of(session, "import sys; print('%d.%d' % sys.version_info[:2])")
+    pins = CONSTRAINTS.read_text(encoding="utf-8") + "\n".join(PROJECT_REQUIREMENTS)
+    digest = hashlib.sha256(pins.encode()).hexdigest()[:8]
+    runtime = ROOT / ".nox" / f"runtime-{version}-{digest}"
+    # The last thing written, so that an installation cut off in the middle is made again.
+    site_packages = runtime / "site-packages.txt"
+    python = runtime / Path(session.bin).name / "python"
+    if not site_packages.exists():
+        for outdated in runtime.parent.glob(f"runtime-{version}-*"):
+            shutil.rmtree(outdated)
+        session.log("Installing torch and the project's other dependencies, once.")
+        session.run("python", "-m", "venv", str(runtime), silent=True)
+        command = [str(python), "-m", "pip", "install", "--quiet", "--constraint", str(CONSTRAINTS)]
+        session.run(*command, *PROJECT_REQUIREMENTS, external=True)
+        shown = session.run(
+            str(python), "-c", SHOW_SITE_PACKAGES, external=True, silent=True, log=False
+        )
+        site_packages.write_text(str(shown), encoding="utf-8")
+    lent = Path(output_of(session, SHOW_SITE_PACKAGES)) / "runtime.pth"
+    lent.write_text(site_packages.read_text(encoding="utf-8"), encoding="utf-8")
+
+
+SHOW_SITE_PACKAGES = "import sysconfig; print(sysconfig.get_path('purelib'))"
+
+
+def output_of(session: nox.Session, code: str) -> str:
+    """Return what the session's Python prints for these statements."""
+    return str(session.run("python", "-c", code, silent=True, log=False)).strip()
