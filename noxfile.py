@@ -42,9 +42,7 @@ RENDER_CELLS = [
     nox.param("3.11", [], WITHOUT_TORCH, id="python-3.11"),
     nox.param("3.12", [], WITHOUT_TORCH, id="python-3.12"),
     nox.param("3.13", [], WITHOUT_TORCH, id="python-3.13"),
-    nox.param(
-        None, [oldest(TEST_GROUP, "cookiecutter")], WITHOUT_TORCH, id="oldest-cookiecutter"
-    ),
+    nox.param(None, [oldest(TEST_GROUP, "cookiecutter")], WITHOUT_TORCH, id="oldest-cookiecutter"),
     nox.param(None, ["--upgrade", "cookiecutter"], WITHOUT_TORCH, id="newest-cookiecutter"),
     nox.param(
         None, [oldest(PROJECT_REQUIREMENTS, "accelerate")], WITH_TORCH, id="oldest-accelerate"

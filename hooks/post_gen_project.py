@@ -9,9 +9,10 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 # As in pre_gen_project.py: JSON in a raw string cannot become code.
-ANSWERS = json.loads(r"""{{ cookiecutter | tojson }}""")
+ANSWERS: dict[str, Any] = json.loads(r"""{{ cookiecutter | tojson }}""")
 
 UNWANTED = {
     ".github": ANSWERS["ci"] != "github",
@@ -19,14 +20,14 @@ UNWANTED = {
 }
 
 
-def main():
+def main() -> None:
     """Leave a project that is ready for work."""
     project = Path.cwd()
     remove_unwanted(project)
     print_next_steps(project, committed=first_commit(project))
 
 
-def remove_unwanted(project):
+def remove_unwanted(project: Path) -> None:
     """Remove the paths of the table; one that is not there means that the table is out of date."""
     for name, unwanted in UNWANTED.items():
         path = project / name
@@ -38,8 +39,8 @@ def remove_unwanted(project):
             path.unlink()
 
 
-def first_commit(project):
-    """Commit everything in a new repository and return what came of it, or None where there is none to make."""
+def first_commit(project: Path) -> str | None:
+    """Commit everything in a new repository; return what came of it, None where none is made."""
     folders = [project, *project.parents]
     if shutil.which("git") is None or any((folder / ".git").exists() for folder in folders):
         return None
@@ -55,7 +56,7 @@ def first_commit(project):
     return "The files are committed in a new git repository."
 
 
-def identity():
+def identity() -> list[str]:
     """Return git options that name the author, where this machine's git has no name for one."""
     options = []
     for key, answer in (
@@ -67,7 +68,7 @@ def identity():
     return options
 
 
-def git(*arguments, check=True):
+def git(*arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
     """Run git on this folder's repository, whatever repository the environment points at."""
     pointers = ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE")
     environment = {name: text for name, text in os.environ.items() if name not in pointers}
@@ -81,7 +82,7 @@ def git(*arguments, check=True):
     )
 
 
-def print_next_steps(project, *, committed):
+def print_next_steps(project: Path, *, committed: str | None) -> None:
     """Say where the project is and how it is trained."""
     if committed:
         print(committed)

@@ -9,10 +9,11 @@ import keyword
 import re
 import sys
 import unicodedata
+from typing import Any, NoReturn
 
 # A raw string of JSON holds any answer: JSON escapes every quote and every control character, so
 # no answer can end the string and become code.
-ANSWERS = json.loads(r"""{{ cookiecutter | tojson }}""")
+ANSWERS: dict[str, Any] = json.loads(r"""{{ cookiecutter | tojson }}""")
 
 MAX_LENGTHS = {"project_name": 100, "description": 300, "author_name": 200, "author_email": 254}
 MAX_SLUG_LENGTH = 50
@@ -21,14 +22,19 @@ MAX_SLUG_LENGTH = 50
 # the same name would hide the one, and pip would take it for the other.
 NEEDED = frozenset(
     """
-    absl accelerate contourpy coverage cycler dateutil docstring_parser execnet filelock fontTools
-    fonttools fsspec functorch grpc grpcio hatchling huggingface_hub importlib_metadata iniconfig
-    ipykernel ipython jinja2 joblib kiwisolver markdown markupsafe matplotlib mlflow mpl_toolkits
-    mpmath mypy mypy_extensions networkx nox numpy nvidia packaging pandas pil pillow pip pluggy
-    protobuf psutil py pygments pylab pyparsing pytest pytest_timeout pytest_xdist python_dateutil
-    pyyaml regex requests rich ruff safetensors scikit_learn scipy setuptools six sklearn sympy
-    tensorboard threadpoolctl torch torchgen torchvision tqdm trackio transformers triton
-    typeguard types_pyyaml typing_extensions tyro urllib3 virtualenv wandb werkzeug wheel xdist yaml
+    absl absl_py accelerate anyio argcomplete arrow ast_serialize attrs binaryornot build certifi
+    charset_normalizer click cloudpickle colorlog contourpy cookiecutter coverage cycler dateutil
+    dependency_groups distlib docstring_parser editables execnet filelock fonttools fsspec functorch
+    grpc grpcio h11 hatchling hf_xet httpcore2 httpx2 huggingface_hub humanize hypothesis idna
+    importlib_metadata iniconfig ipykernel ipython jinja2 joblib kiwisolver librt markdown
+    markdown_it_py markupsafe matplotlib mdurl mlflow mpl_toolkits mpmath mypy mypy_extensions
+    narwhals networkx nox numpy nvidia packaging pandas pathspec pil pillow pip platformdirs pluggy
+    protobuf psutil py pygments pylab pyparsing pyproject_hooks pytest pytest_timeout pytest_xdist
+    python_dateutil python_discovery python_slugify pyyaml regex requests rich ruff safetensors
+    scikit_learn scipy setuptools six sklearn sortedcontainers sympy tensorboard
+    tensorboard_data_server text_unidecode threadpoolctl torch torchgen torchvision tqdm trackio
+    transformers triton trove_classifiers truststore typeguard types_pyyaml typing_extensions tyro
+    tzdata urllib3 virtualenv wandb werkzeug wheel xdist yaml
     """.split()
 )
 # Names that the project's own files use, and standard modules that this Python may not know.
@@ -37,10 +43,12 @@ WINDOWS_DEVICES = frozenset(
     ["aux", "con", "nul", "prn"]
     + [device + digit for device in ("com", "lpt") for digit in "123456789"]
 )
-EMAIL = re.compile(r"[\w!$&'*+/=?^~-]+(\.[\w!$&'*+/=?^~-]+)*@[a-z0-9-]+(\.[a-z0-9-]+)+", re.A | re.I)
+EMAIL = re.compile(
+    r"[\w!$&'*+/=?^~-]+(\.[\w!$&'*+/=?^~-]+)*@[a-z0-9-]+(\.[a-z0-9-]+)+", re.A | re.I
+)
 
 
-def main():
+def main() -> None:
     """Stop at the first answer that will not do."""
     for name, max_length in MAX_LENGTHS.items():
         fault = text_fault(ANSWERS[name], max_length=max_length)
@@ -54,10 +62,12 @@ def main():
         refuse("project_slug", slug, fault)
     email = ANSWERS["author_email"]
     if email and not EMAIL.fullmatch(email):
-        refuse("author_email", email, "is no e-mail address; try name@example.org, or leave it empty")
+        refuse(
+            "author_email", email, "is no e-mail address; try name@example.org, or leave it empty"
+        )
 
 
-def text_fault(text, *, max_length):
+def text_fault(text: str, *, max_length: int) -> str | None:
     """Return what is wrong with a one-line answer, or None."""
     if not text:
         return "is empty; type at least one word"
@@ -71,7 +81,7 @@ def text_fault(text, *, max_length):
     return None
 
 
-def slug_fault(slug):
+def slug_fault(slug: str) -> str | None:
     """Return what is wrong with the name of folder, distribution and package, or None."""
     if not slug:
         return "is empty; type lower-case words joined by hyphens, such as my-run"
@@ -97,7 +107,7 @@ def slug_fault(slug):
     return None
 
 
-def suggested_slug(slug):
+def suggested_slug(slug: str) -> str:
     """Return a name like this one that will do."""
     ascii_text = unicodedata.normalize("NFKD", slug).encode("ascii", "ignore").decode().lower()
     suggestion = "-".join(re.findall(r"[a-z0-9]+", ascii_text)).lstrip("-0123456789")
@@ -106,7 +116,7 @@ def suggested_slug(slug):
     return f"{suggestion}-run" if suggestion else "my-run"
 
 
-def refuse(name, answer, fault):
+def refuse(name: str, answer: str, fault: str) -> NoReturn:
     """Say it in one line on stderr and exit with code 1."""
     shown = answer if len(answer) <= 60 else answer[:60] + "..."
     sys.exit(f"{name} ({shown!r}) {fault}")

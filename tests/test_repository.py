@@ -1,0 +1,55 @@
+"""What the template's own files say of each other."""
+
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+
+from .rendering import CHOICES, PROJECT_TEMPLATE, TEMPLATE
+
+README = (TEMPLATE / "README.md").read_text(encoding="utf-8")
+TEST_COMMAND = "python -m pip install nox && python -m nox -s tests"
+
+
+def test_ci_runs_the_test_command_of_the_readme() -> None:
+    script = (TEMPLATE / ".ci" / "run").read_text(encoding="utf-8")
+    assert TEST_COMMAND in README
+    assert [line for line in script.splitlines() if line.startswith("python -m pip")] == []
+    assert script.count(TEST_COMMAND) == 1
+    assert script.count("-m nox") == 1
+
+
+def test_every_link_of_the_readme_leads_to_a_file() -> None:
+    for target in re.findall(r"\]\(([^)#]+)\)", README):
+        assert (TEMPLATE / target).exists(), target
+
+
+def test_the_readme_names_every_question() -> None:
+    for question in (name for name in CHOICES if not name.startswith("_")):
+        assert f"`{question}`" in README, question
+
+
+def test_every_nox_session_of_the_readme_exists() -> None:
+    sessions = re.findall(r"^def (\w+)\(session", (TEMPLATE / "noxfile.py").read_text(), re.M)
+    named = re.findall(r"nox -s ['\"]?(\w+)", README)
+    assert named
+    assert set(named) <= set(sessions)
+
+
+@pytest.mark.parametrize("root", [TEMPLATE, PROJECT_TEMPLATE], ids=["template", "project"])
+def test_the_workflows_parse_and_run_nox(root: Path) -> None:
+    [path] = (root / ".github" / "workflows").glob("*.yml")
+    workflow = yaml.safe_load(path.read_text(encoding="utf-8"))
+    for job in workflow["jobs"].values():
+        assert any("nox" in step.get("run", "") for step in job["steps"])
+
+
+def test_every_requirement_has_a_pin() -> None:
+    pins = (TEMPLATE / "constraints.txt").read_text(encoding="utf-8")
+    pinned = {name.lower() for name in re.findall(r"^([\w.-]+)==\S+$", pins, re.MULTILINE)}
+    for root in (TEMPLATE, PROJECT_TEMPLATE):
+        text = (root / "pyproject.toml").read_text(encoding="utf-8")
+        required = set(re.findall(r'"([\w.-]+)>=[\d.]+"', text))
+        assert required
+        assert {name.lower() for name in required} <= pinned
