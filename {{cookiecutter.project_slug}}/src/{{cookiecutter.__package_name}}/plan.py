@@ -1,0 +1,116 @@
+"""The arithmetic of a run, done and shown before it starts."""
+
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+from torch import nn
+
+from .config import SettingError, TrainConfig
+from .devices import Devices
+from .sampling import own_passes, steps_per_epoch
+from .schedule import learning_rate_at
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How the settings come out on these devices and this data."""
+
+    config: TrainConfig
+    devices: Devices
+    num_train_samples: int
+    gradient_accumulation_steps: int
+    steps_per_epoch: int
+    total_steps: int
+
+    @property
+    def passes_per_step(self) -> int:
+        """Forward passes of one optimizer step, over all ranks."""
+        num_micro_batches = self.config.global_batch_size // self.config.micro_batch_size
+        return num_micro_batches // self.devices.devices_per_process
+
+    @property
+    def own_passes(self) -> range:
+        """The first micro-batch of each forward pass of this rank."""
+        return own_passes(
+            self.config.global_batch_size // self.config.micro_batch_size,
+            rank=self.devices.rank,
+            world_size=self.devices.world_size,
+            devices_per_process=self.devices.devices_per_process,
+        )
+
+    def learning_rate_at(self, step: int) -> float:
+        """Return the learning rate of optimizer step `step`, counted from 1."""
+        return learning_rate_at(
+            step,
+            peak=self.config.learning_rate,
+            warmup_steps=self.config.warmup_steps,
+            total_steps=self.total_steps,
+        )
+
+    def logs_at(self, step: int) -> bool:
+        """Tell whether a training line is due after `step`; first and last always have one."""
+        return step % self.config.log_every == 0 or step in (1, self.total_steps)
+
+    def validates_at(self, step: int) -> bool:
+        """Tell whether a validation is due after `step`; the last step always has one."""
+        every = self.config.eval_every
+        return bool(every and step % every == 0) or step == self.total_steps
+
+    def rows(self, model: nn.Module) -> dict[str, str]:
+        """Return the plan as names and values, to print."""
+        num_parameters = sum(parameter.numel() for parameter in model.parameters())
+        config, devices = self.config, self.devices
+        accumulation = self.gradient_accumulation_steps
+        used = self.steps_per_epoch * config.global_batch_size
+        rest = self.num_train_samples - used
+        epochs = self.total_steps / self.steps_per_epoch
+        precision = (
+            "float32" if config.mixed_precision == "no" else f"{config.mixed_precision} autocast"
+        )
+        return {
+            "Placement": self._placement(),
+            "Precision": precision + (", compiled" if config.compile else ""),
+            "Model": f"{num_parameters:,} parameters",
+            "Batch": f"{config.global_batch_size} samples per optimizer step = "
+            f"{config.micro_batch_size} per forward pass x {devices.data_parallel_size} "
+            f"replica{'s' * (devices.data_parallel_size > 1)} x {accumulation} "
+            f"accumulation step{'s' * (accumulation > 1)}",
+            "Epoch": f"{self.steps_per_epoch} steps, {used} of {self.num_train_samples} samples"
+            + (f"; other {rest} are left out each time" if rest else ""),
+            "Steps": f"{self.total_steps} optimizer steps ({epochs:.3g} epochs)",
+        }
+
+    def _placement(self) -> str:
+        devices = self.devices
+        processes = f"{devices.world_size} process{'es' * (devices.world_size > 1)}"
+        if devices.strategy == "data_parallel":
+            processes += f" driving {devices.devices_per_process} devices"
+        threads = (
+            f", {torch.get_num_threads()} threads each" if devices.device_type == "cpu" else ""
+        )
+        link = f", {dist.get_backend()}" if dist.is_initialized() else ""
+        return f"{devices.strategy}: {processes} on {devices.device_type}{threads}{link}"
+
+
+def make_plan(config: TrainConfig, devices: Devices, *, num_train_samples: int) -> Plan:
+    """Return the plan.
+
+    Raises:
+        SettingError: the batch does not divide, or there are fewer samples than a batch.
+    """
+    per_epoch = steps_per_epoch(num_train_samples, config.global_batch_size)
+    if not per_epoch:
+        largest = num_train_samples // config.micro_batch_size * config.micro_batch_size
+        raise SettingError(
+            f"global_batch_size ({config.global_batch_size}) is more than the "
+            f"{num_train_samples} training samples; try --global-batch-size {largest}"
+        )
+    return Plan(
+        config=config,
+        devices=devices,
+        num_train_samples=num_train_samples,
+        gradient_accumulation_steps=config.gradient_accumulation_steps(devices.data_parallel_size),
+        steps_per_epoch=per_epoch,
+        total_steps=config.max_steps or config.epochs * per_epoch,
+    )

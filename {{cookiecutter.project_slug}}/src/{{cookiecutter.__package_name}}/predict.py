@@ -1,0 +1,63 @@
+"""Use a trained model: say what is in image files, with the probability of each answer."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import tyro
+
+from .checkpoint import load_weights
+from .config import SettingError, errors_in_one_line, parse_command_line
+from .data import CLASS_NAMES, read_inputs
+from .model import Classifier
+from .report import print_table
+
+
+@dataclass(frozen=True, kw_only=True)
+class PredictConfig:
+    """Classify files with the trained model of a run folder."""
+
+    run_dir: Path
+    """Folder of a finished run: its model.safetensors is read."""
+
+    files: tyro.conf.Positional[tuple[Path, ...]]
+    """Files to classify."""
+
+
+@torch.inference_mode()
+def predict(settings: PredictConfig) -> list[tuple[str, float]]:
+    """Return the most probable class of each file, and its probability in [0, 1].
+
+    Raises:
+        SettingError: a file or the run folder cannot be read.
+    """
+    if not settings.files:
+        raise SettingError("no file to classify; type its name behind the flags")
+    model = Classifier().eval()
+    load_weights(settings.run_dir, model)
+    try:
+        inputs = read_inputs(settings.files)
+    except ValueError as error:
+        raise SettingError(str(error)) from error
+    probabilities = model(inputs).softmax(dim=1)
+    best = probabilities.max(dim=1)
+    return [
+        (CLASS_NAMES[index], probability)
+        for index, probability in zip(best.indices.tolist(), best.values.tolist(), strict=True)
+    ]
+
+
+def main() -> None:
+    """Read the command line, classify, and print a line a file."""
+    with errors_in_one_line():
+        settings = parse_command_line(PredictConfig)
+        predictions = predict(settings)
+        rows = {
+            str(file): f"{name}  ({probability:.1%})"
+            for file, (name, probability) in zip(settings.files, predictions, strict=True)
+        }
+        print_table("Predictions", rows)
+
+
+if __name__ == "__main__":
+    main()
