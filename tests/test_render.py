@@ -18,6 +18,35 @@ FILES = """
     README.md
     noxfile.py
     pyproject.toml
+    src/my_run/__init__.py
+    src/my_run/accelerated.py
+    src/my_run/checkpoint.py
+    src/my_run/config.py
+    src/my_run/data.py
+    src/my_run/devices.py
+    src/my_run/evaluate.py
+    src/my_run/figures.py
+    src/my_run/loaders.py
+    src/my_run/metrics.py
+    src/my_run/model.py
+    src/my_run/optimizer.py
+    src/my_run/plan.py
+    src/my_run/predict.py
+    src/my_run/report.py
+    src/my_run/results.py
+    src/my_run/run_folder.py
+    src/my_run/sampling.py
+    src/my_run/schedule.py
+    src/my_run/train.py
+    tests/__init__.py
+    tests/conftest.py
+    tests/launching.py
+    tests/test_config.py
+    tests/test_data_and_model.py
+    tests/test_devices.py
+    tests/test_sampling.py
+    tests/test_schedule_and_optimizer.py
+    tests/test_train.py
 """.split()
 CI_FILES = {"github": [".github/workflows/tests.yml"], "gitlab": [".gitlab-ci.yml"], "none": []}
 
