@@ -10,7 +10,6 @@ from .checkpoint import load_weights
 from .config import SettingError, errors_in_one_line, parse_command_line
 from .data import CLASS_NAMES, read_inputs
 from .model import Classifier
-from .report import print_table
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,12 +50,8 @@ def main() -> None:
     """Read the command line, classify, and print a line a file."""
     with errors_in_one_line():
         settings = parse_command_line(PredictConfig)
-        predictions = predict(settings)
-        rows = {
-            str(file): f"{name}  ({probability:.1%})"
-            for file, (name, probability) in zip(settings.files, predictions, strict=True)
-        }
-        print_table("Predictions", rows)
+        for file, (name, probability) in zip(settings.files, predict(settings), strict=True):
+            print(f"{file}: {name} ({probability:.1%})")
 
 
 if __name__ == "__main__":

@@ -1,0 +1,20 @@
+"""What several tests share: a short run on one process, made once."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from .launching import run_train
+
+# One thread a process, as the launchers set it, so that a run does not depend on how it started.
+os.environ["OMP_NUM_THREADS"] = "1"
+
+# 24 steps of 19 an epoch: across an epoch boundary, with samples left over, dropout and
+# augmentation on, and clipping and the falling rate at work.
+SHORT_RUN = ("--max-steps", 24, "--log-every", 3, "--eval-every", 10, "--warmup-steps", 5)
+
+
+@pytest.fixture(scope="session")
+def single_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return run_train(tmp_path_factory.mktemp("runs") / "single", *SHORT_RUN)

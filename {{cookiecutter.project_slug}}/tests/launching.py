@@ -1,0 +1,66 @@
+"""Start the project's programs as a person would, and read what they leave behind."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import load_file
+from torch import Tensor
+
+PACKAGE = "{{ cookiecutter.__package_name }}"
+SOURCES = Path(__file__).parents[1] / "src"
+TIMEOUT_SECONDS = 200
+
+
+def launch(
+    program: str, *arguments: object, num_processes: int = 1
+) -> subprocess.CompletedProcess[str]:
+    """Run a program of the package; several processes by torchrun, which finds a free port."""
+    launcher = [sys.executable, "-m"]
+    if num_processes > 1:
+        launcher += ["torch.distributed.run", "--standalone"]
+        launcher += ["--nproc-per-node", str(num_processes), "-m"]
+    command = [*launcher, f"{PACKAGE}.{program}", *map(str, arguments)]
+    # The package is found as pytest finds it, installed or not.
+    environment = os.environ | {"PYTHONPATH": str(SOURCES)}
+    return subprocess.run(
+        command, capture_output=True, text=True, timeout=TIMEOUT_SECONDS, env=environment
+    )
+
+
+def run_train(run_dir: Path, *arguments: object, num_processes: int = 1) -> Path:
+    """Train into `run_dir` and return it; the run must end well."""
+    done = launch("train", "--run-dir", run_dir, *arguments, num_processes=num_processes)
+    assert done.returncode == 0, done.stderr
+    return run_dir
+
+
+def read_summary(run_dir: Path) -> dict[str, Any]:
+    summary: dict[str, Any] = json.loads((run_dir / "summary.json").read_text(encoding="utf-8"))
+    return summary
+
+
+def read_metrics(run_dir: Path) -> list[dict[str, Any]]:
+    """Return the lines of metrics.jsonl without what is measured in seconds."""
+    text = (run_dir / "metrics.jsonl").read_text(encoding="utf-8")
+    lines = [json.loads(line) for line in text.splitlines()]
+    return [
+        {name: value for name, value in line.items() if name != "samples_per_second"}
+        for line in lines
+    ]
+
+
+def weight_difference(run_dir: Path, other: Path) -> float:
+    """Return the largest difference between two runs' weights, relative to the largest weight."""
+    weights, others = (load_file(folder / "model.safetensors") for folder in (run_dir, other))
+    assert weights.keys() == others.keys()
+    return max(map(largest, (weights[name] - others[name] for name in weights))) / max(
+        map(largest, weights.values())
+    )
+
+
+def largest(tensor: Tensor) -> float:
+    return float(tensor.abs().max())

@@ -1,0 +1,110 @@
+import itertools
+from pathlib import Path
+
+import pytest
+
+from {{ cookiecutter.__package_name }}.config import (
+    SettingError,
+    TrainConfig,
+    load_config,
+    parse_train_config,
+    save_config,
+)
+
+
+def test_flags_set_their_fields() -> None:
+    config = parse_train_config(["--learning-rate", "0.5", "--max-steps", "7", "--compile"])
+
+    assert config == TrainConfig(learning_rate=0.5, max_steps=7, compile=True)
+
+
+def test_a_saved_config_reads_back_and_flags_win_over_it(tmp_path: Path) -> None:
+    saved = TrainConfig(seed=3, max_steps=5, learning_rate=1e-7, run_dir=tmp_path / "elsewhere")
+    save_config(saved, tmp_path)
+    file = str(tmp_path / "config.yaml")
+
+    assert load_config(tmp_path / "config.yaml") == TrainConfig(
+        seed=3, max_steps=5, learning_rate=1e-7
+    )
+    config = parse_train_config(["--seed", "4", "--config", file])
+    assert (config.seed, config.max_steps) == (4, 5)
+    assert parse_train_config([f"--config={file}"]).seed == 3
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("learning_rat: 1", "unknown settings: learning_rat"),
+        ("learning_rate: fast", "could not convert"),
+        ("learning_rate: [", "cannot be read"),
+        ("just text", "name: value"),
+        ("epochs: 0", "at least 1"),
+    ],
+)
+def test_a_config_file_that_will_not_do_is_refused(tmp_path: Path, text: str, reason: str) -> None:
+    file = tmp_path / "config.yaml"
+    file.write_text(text, encoding="utf-8")
+
+    with pytest.raises(SettingError, match=reason) as error:
+        parse_train_config(["--config", str(file)])
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        (["--learing-rate", "1"], "did you mean --learning-rate"),
+        (["--learning-rate", "-1"], r"learning_rate \(-1.0\).*at least 0; try --learning-rate"),
+        (["--learning-rate", "nan"], "finite"),
+        (["--weight-decay", "inf"], "finite"),
+        (["--epochs", "2.5"], "--epochs"),
+        (["--max-steps", "0"], "at least 1"),
+        (["--seed", "-1"], "at least 0"),
+        (["--placement", "tpu"], "invalid choice 'tpu'"),
+        (["--max-steps"], "--max-steps"),
+        (["--config"], "--config needs a file"),
+        (["--config", "missing.yaml"], "missing.yaml cannot be read"),
+        (["step"], "step"),
+    ],
+)
+def test_a_wrong_flag_is_one_line_that_names_it(arguments: list[str], reason: str) -> None:
+    with pytest.raises(SettingError, match=reason) as error:
+        parse_train_config(arguments)
+    assert "\n" not in str(error.value)
+
+
+def test_accumulation_follows_from_the_batch_sizes() -> None:
+    config = TrainConfig(global_batch_size=96, micro_batch_size=8)
+
+    assert [config.gradient_accumulation_steps(size) for size in (1, 2, 3, 12)] == [12, 6, 4, 1]
+
+
+def test_sizes_that_do_not_divide_name_the_nearest_that_do() -> None:
+    with pytest.raises(SettingError) as error:
+        TrainConfig(global_batch_size=32, micro_batch_size=5)
+    assert str(error.value) == (
+        "global_batch_size (32) must be a multiple of micro_batch_size x data_parallel_size "
+        "(5 x 1 = 5); try --micro-batch-size 4 or --global-batch-size 30 or --global-batch-size 35"
+    )
+
+
+@pytest.mark.parametrize("data_parallel_size", [1, 2, 3, 8])
+def test_every_size_that_an_error_advises_works(data_parallel_size: int) -> None:
+    num_errors = 0
+    for global_batch_size, micro_batch_size in itertools.product(range(1, 25), repeat=2):
+        sizes = {"global_batch_size": global_batch_size, "micro_batch_size": micro_batch_size}
+        try:
+            check_sizes(data_parallel_size, **sizes)
+        except SettingError as error:
+            num_errors += 1
+            advice = str(error).partition("; try ")[2].split(" or ")
+            # The config itself asks for one replica, before it knows how many there are.
+            replicas = data_parallel_size if f"x {data_parallel_size} =" in str(error) else 1
+            for flag, size in (text.split() for text in advice):
+                name = flag.removeprefix("--").replace("-", "_")
+                check_sizes(replicas, **{**sizes, name: int(size)})
+    assert num_errors > 100
+
+
+def check_sizes(data_parallel_size: int, **sizes: int) -> None:
+    TrainConfig(**sizes).gradient_accumulation_steps(data_parallel_size)  # type: ignore[arg-type]

@@ -1,0 +1,116 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from {{ cookiecutter.__package_name }}.data import (
+    CLASS_NAMES,
+    Split,
+    load_split,
+    read_inputs,
+)
+from {{ cookiecutter.__package_name }}.loaders import MicroBatchReader
+from {{ cookiecutter.__package_name }}.model import (
+    METRICS,
+    Classifier,
+    loss_function,
+    per_sample_results,
+)
+from {{ cookiecutter.__package_name }}.sampling import MicroBatch
+
+SIZES: dict[Split, int] = {"train": 1257, "validation": 180, "test": 360}
+
+
+def test_the_splits_share_no_image_and_hold_every_class() -> None:
+    splits = {split: load_split(split, augmented=False) for split in SIZES}
+
+    assert {split: len(samples) for split, samples in splits.items()} == SIZES
+    images = [image.numpy().tobytes() for samples in splits.values() for image in samples.images]
+    assert len(set(images)) == len(images) == 1797
+    for samples in splits.values():
+        assert set(samples.targets.tolist()) == set(range(len(CLASS_NAMES)))
+
+
+def test_a_sample_is_an_image_in_the_unit_range_and_its_class() -> None:
+    image, target = load_split("train", augmented=True)[0]
+
+    assert image.shape == (1, 8, 8) and image.dtype == torch.float32
+    assert image.min() >= 0 and image.max() <= 1
+    assert target.shape == () and target.dtype == torch.int64
+
+
+def test_augmentation_is_a_function_of_the_micro_batch() -> None:
+    reader = MicroBatchReader(load_split("train", augmented=True))
+    micro_batch = MicroBatch([3, 1, 4], seed=11)
+    images, targets = reader[[micro_batch]]
+    again, _ = reader[[micro_batch]]
+    others, same_targets = reader[[micro_batch._replace(seed=12)]]
+    plain = load_split("train", augmented=False).images[[3, 1, 4]]
+
+    assert torch.equal(images, again)
+    assert not torch.equal(images, others) and torch.equal(targets, same_targets)
+    assert 0 < (images - plain).abs().mean() < 0.2
+
+
+def test_a_data_set_may_read_sample_by_sample() -> None:
+    class Numbers(torch.utils.data.Dataset[tuple[float, int]]):
+        def __len__(self) -> int:
+            return 9
+
+        def __getitem__(self, index: int) -> tuple[float, int]:
+            return index / 2, index
+
+    halves, numbers = MicroBatchReader(Numbers())[[MicroBatch([1, 2], 0), MicroBatch([5, 6], 0)]]
+
+    assert halves.tolist() == [0.5, 1, 2.5, 3] and numbers.tolist() == [1, 2, 5, 6]
+
+
+def test_the_model_turns_images_into_logits_whatever_the_batch() -> None:
+    torch.manual_seed(0)
+    model = Classifier().eval()
+    images = torch.rand(6, 1, 8, 8)
+    logits = model(images)
+
+    assert logits.shape == (6, len(CLASS_NAMES))
+    torch.testing.assert_close(model(images[:2]), logits[:2])
+
+
+def test_every_parameter_gets_a_gradient() -> None:
+    model = Classifier()
+    loss = loss_function(model(torch.rand(4, 1, 8, 8)), torch.arange(4))
+
+    assert all(gradient.any() for gradient in torch.autograd.grad(loss, list(model.parameters())))
+
+
+def test_per_sample_results_agree_with_hand_computed_ones() -> None:
+    logits = torch.full((3, len(CLASS_NAMES)), -100.0)
+    logits[[0, 1], [2, 5]] = 0.0
+    logits[2] = 0.0
+    targets = torch.tensor([2, 4, 0])
+    results = per_sample_results(logits, targets)
+
+    assert set(METRICS) <= set(results)
+    torch.testing.assert_close(results["loss"], torch.tensor([0.0, 100.0, np.log(10)]).float())
+    assert results["accuracy"][:2].tolist() == [1, 0]
+    assert results["prediction"][:2].tolist() == [2, 5]
+
+
+def test_image_files_become_inputs(tmp_path: Path) -> None:
+    pixels = np.zeros((16, 16), dtype=np.uint8)
+    pixels[:2, :2] = 255
+    Image.fromarray(pixels).save(tmp_path / "corner.png")
+    inputs = read_inputs([tmp_path / "corner.png"])
+
+    assert inputs.shape == (1, 1, 8, 8)
+    assert inputs[0, 0, 0, 0] == 1 and inputs.sum() == 1
+
+
+def test_a_file_that_is_no_image_is_named(tmp_path: Path) -> None:
+    (tmp_path / "text.png").write_text("no image", encoding="utf-8")
+
+    with pytest.raises(ValueError, match=r"text\.png"):
+        read_inputs([tmp_path / "text.png"])
+    with pytest.raises(ValueError, match=r"missing\.png"):
+        read_inputs([tmp_path / "missing.png"])

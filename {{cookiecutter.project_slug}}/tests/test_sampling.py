@@ -1,0 +1,109 @@
+import itertools
+from collections import Counter
+
+import pytest
+import torch
+
+from {{ cookiecutter.__package_name }}.sampling import (
+    EvaluationSampler,
+    MicroBatch,
+    TrainSampler,
+    derive_seed,
+    own_passes,
+    seed_forward,
+)
+
+NUM_SAMPLES, GLOBAL, MICRO = 103, 24, 3
+STEPS_PER_EPOCH = 4
+
+
+def micro_batches(
+    rank: int = 0, world_size: int = 1, steps: range = range(1, 11), devices: int = 1
+) -> list[list[MicroBatch]]:
+    passes = own_passes(
+        GLOBAL // MICRO, rank=rank, world_size=world_size, devices_per_process=devices
+    )
+    sampler = TrainSampler(
+        NUM_SAMPLES,
+        global_batch_size=GLOBAL,
+        micro_batch_size=MICRO,
+        seed=7,
+        steps=steps,
+        passes=passes,
+    )
+    assert len(sampler) == len(list(sampler))
+    return list(sampler)
+
+
+def in_step_order(world_size: int) -> list[MicroBatch]:
+    """Return the micro-batches of all ranks, step by step, in the order of their numbers."""
+    shares = [micro_batches(rank, world_size) for rank in range(world_size)]
+    per_step = GLOBAL // MICRO // world_size
+    steps = [[share[i : i + per_step] for i in range(0, len(share), per_step)] for share in shares]
+    return [batch for parts in zip(*steps, strict=True) for part in parts for [batch] in part]
+
+
+@pytest.mark.parametrize("world_size", [2, 4, 8])
+def test_every_world_size_computes_the_same_micro_batches(world_size: int) -> None:
+    assert in_step_order(world_size) == in_step_order(1)
+
+
+def test_data_parallel_takes_neighbours_in_one_pass() -> None:
+    joined = list(itertools.chain.from_iterable(micro_batches(devices=4)))
+
+    assert joined == in_step_order(1)
+    assert {len(group) for group in micro_batches(devices=4)} == {4}
+
+
+def test_a_sample_comes_at_most_once_an_epoch_and_the_order_changes() -> None:
+    per_epoch = STEPS_PER_EPOCH * GLOBAL // MICRO
+    batches = in_step_order(1)
+    epochs = [
+        [sample for batch in batches[start : start + per_epoch] for sample in batch.samples]
+        for start in range(0, 2 * per_epoch, per_epoch)
+    ]
+
+    for epoch in epochs:
+        assert len(epoch) == STEPS_PER_EPOCH * GLOBAL == len(set(epoch))
+        assert set(epoch) <= set(range(NUM_SAMPLES))
+    assert epochs[0] != epochs[1]
+    assert set(epochs[0]) != set(epochs[1]), "the samples left over must change"
+
+
+def test_any_position_is_reached_without_the_way_to_it() -> None:
+    assert micro_batches(steps=range(6, 11)) == micro_batches()[5 * GLOBAL // MICRO :]
+
+
+def test_seeds_differ_by_seed_stream_step_and_micro_batch() -> None:
+    keys = list(itertools.product(range(3), repeat=4))
+
+    assert len({derive_seed(*key) for key in keys}) == len(keys)
+    assert all(0 <= derive_seed(*key) < 2**63 for key in keys)
+
+
+def test_a_forward_pass_draws_the_numbers_of_its_micro_batch() -> None:
+    seed_forward(0, 3, 5)
+    first = torch.rand(4)
+    seed_forward(0, 3, 6)
+    other = torch.rand(4)
+    seed_forward(0, 3, 5)
+
+    assert torch.equal(torch.rand(4), first)
+    assert not torch.equal(first, other)
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 3, 7])
+@pytest.mark.parametrize("num_samples", [1, 8, 21, 103])
+def test_evaluation_counts_each_sample_once_in_equal_turns(
+    num_samples: int, world_size: int
+) -> None:
+    samplers = [
+        EvaluationSampler(num_samples, batch_size=8, rank=rank, world_size=world_size)
+        for rank in range(world_size)
+    ]
+    counted = Counter(
+        sample for sampler in samplers for owned in sampler.owned() for sample in owned or ()
+    )
+
+    assert counted == Counter(range(num_samples))
+    assert len({len(list(sampler)) for sampler in samplers}) == 1

@@ -1,0 +1,139 @@
+"""Whole runs, as a person starts them."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+
+from {{ cookiecutter.__package_name }}.data import load_split
+from {{ cookiecutter.__package_name }}.model import Classifier
+
+from .conftest import SHORT_RUN
+from .launching import launch, read_metrics, read_summary, run_train, weight_difference
+
+
+def test_a_run_leaves_a_folder_with_everything(single_run: Path) -> None:
+    assert {path.name for path in single_run.iterdir() if path.is_file()} == {
+        "config.yaml",
+        "curves.png",
+        "environment.json",
+        "metrics.jsonl",
+        "model.safetensors",
+        "predictions.png",
+        "summary.json",
+    }
+    assert list(single_run.rglob("events.out.tfevents.*")), "TensorBoard is the default tracker"
+    environment = json.loads((single_run / "environment.json").read_text(encoding="utf-8"))
+    assert environment["packages"]["torch"] == torch.__version__
+    for picture in single_run.glob("*.png"):
+        with Image.open(picture) as image:
+            assert min(image.size) > 400
+
+
+def test_the_log_has_each_due_step_once(single_run: Path) -> None:
+    lines = read_metrics(single_run)
+    steps = {
+        split: [line["step"] for line in lines if line["split"] == split]
+        for split in ("train", "validation", "test")
+    }
+
+    assert steps == {
+        "train": [1, 3, 6, 9, 12, 15, 18, 21, 24],
+        "validation": [10, 20, 24],
+        "test": [24],
+    }
+    assert [line["epoch"] for line in lines if line["split"] == "validation"] == [0, 1, 1]
+
+
+def test_the_summary_agrees_with_the_log_and_with_the_weights(single_run: Path) -> None:
+    summary = read_summary(single_run)
+    test_line = read_metrics(single_run)[-1]
+    model = Classifier().eval()
+    model.load_state_dict(load_file(single_run / "model.safetensors"))
+    test_set = load_split("test", augmented=False)
+    with torch.no_grad():
+        logits = model(test_set.images)
+    loss = torch.nn.functional.cross_entropy(logits, test_set.targets)
+    accuracy = (logits.argmax(dim=1) == test_set.targets).double().mean()
+
+    assert summary["test_samples"] == test_line["samples"] == 360
+    assert summary["test_loss"] == test_line["loss"] == pytest.approx(loss.item(), rel=1e-5)
+    assert summary["test_accuracy"] == test_line["accuracy"] == pytest.approx(accuracy.item())
+    assert (summary["placement"], summary["world_size"]) == ("single", 1)
+    assert (summary["optimizer_steps"], summary["gradient_accumulation_steps"]) == (24, 8)
+
+
+def test_two_processes_repeat_the_single_process(single_run: Path, tmp_path: Path) -> None:
+    run_dir = run_train(tmp_path / "ddp", *SHORT_RUN, num_processes=2)
+    summary = read_summary(run_dir)
+
+    assert (summary["placement"], summary["world_size"]) == ("ddp", 2)
+    assert (summary["data_parallel_size"], summary["gradient_accumulation_steps"]) == (2, 4)
+    assert weight_difference(run_dir, single_run) < 1e-5
+    for line, expected in zip(read_metrics(run_dir), read_metrics(single_run), strict=True):
+        assert line.pop("split") == expected.pop("split")
+        assert line == pytest.approx(expected, rel=1e-4)
+
+
+def test_the_same_run_again_is_the_same_to_the_last_bit(single_run: Path, tmp_path: Path) -> None:
+    """And so is one whose samples are read by other processes, from the settings of the first."""
+    config = single_run / "config.yaml"
+    run_dir = run_train(tmp_path / "again", "--config", config, "--num-workers", 2)
+
+    assert weight_difference(run_dir, single_run) == 0
+    assert read_metrics(run_dir) == read_metrics(single_run)
+
+
+def test_the_plan_is_printed_and_nothing_is_made(tmp_path: Path) -> None:
+    done = launch("train", "--plan", "--run-dir", tmp_path / "run")
+
+    assert done.returncode == 0, done.stderr
+    assert "single: 1 process on" in done.stdout
+    assert "19 steps, 1216 of 1257 samples" in done.stdout
+    assert not (tmp_path / "run").exists()
+
+
+def test_evaluation_on_three_processes_repeats_the_summary(single_run: Path) -> None:
+    done = launch("evaluate", "--run-dir", single_run, num_processes=3)
+
+    assert done.returncode == 0, done.stderr
+    summary = read_summary(single_run)
+    assert "360 samples" in done.stdout
+    assert f"{summary['test_loss']:.4f}" in done.stdout
+    assert f"{summary['test_accuracy']:.4f}" in done.stdout
+
+
+def test_prediction_names_the_class_of_an_image_file(single_run: Path, tmp_path: Path) -> None:
+    image, _ = load_split("test", augmented=False)[0]
+    file = tmp_path / "digit.png"
+    Image.fromarray((image[0] * 255).round().byte().numpy()).save(file)
+    model = Classifier().eval()
+    model.load_state_dict(load_file(single_run / "model.safetensors"))
+    expected = int(model(image.unsqueeze(0)).argmax())
+    done = launch("predict", "--run-dir", single_run, file)
+
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith(f"{file}: {expected} (")
+
+
+def test_a_folder_with_a_run_or_with_other_files_is_refused(
+    single_run: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "notes.txt").touch()
+    refused = {single_run: "already holds a run", tmp_path: "is not empty and holds no run"}
+    for folder, reason in refused.items():
+        done = launch("train", "--run-dir", folder)
+
+        assert done.returncode == 2
+        [line] = done.stderr.splitlines()
+        assert line.startswith("error: run_dir") and reason in line and "--run-dir" in line
+
+
+def test_a_tracker_that_is_not_installed_is_refused(tmp_path: Path) -> None:
+    done = launch("train", "--tracker", "trackio", "--run-dir", tmp_path / "run")
+
+    assert done.returncode == 2 and "python -m pip install trackio" in done.stderr
+    assert not (tmp_path / "run").exists()
