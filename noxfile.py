@@ -98,8 +98,9 @@ def render(session: nox.Session, overrides: list[str], selection: str) -> None:
 def lint(session: nox.Session) -> None:
     """Check style, formatting and types of the template's own Python files."""
     install(session, *TEST_GROUP, *TYPES_GROUP)
-    session.run("ruff", "check")
-    session.run("ruff", "format", "--check")
+    # No cache: it would lie in the folder that is rendered.
+    session.run("ruff", "check", "--no-cache")
+    session.run("ruff", "format", "--check", "--no-cache")
     session.run("mypy")
 
 
