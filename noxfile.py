@@ -98,9 +98,8 @@ def render(session: nox.Session, overrides: list[str], selection: str) -> None:
 def lint(session: nox.Session) -> None:
     """Check style, formatting and types of the template's own Python files."""
     install(session, *TEST_GROUP, *TYPES_GROUP)
-    # No cache: it would lie in the folder that is rendered.
-    session.run("ruff", "check", "--no-cache")
-    session.run("ruff", "format", "--check", "--no-cache")
+    session.run("ruff", "check")
+    session.run("ruff", "format", "--check")
     session.run("mypy")
 
 

@@ -32,11 +32,16 @@ FILES = """
     src/my_run/optimizer.py
     src/my_run/plan.py
     src/my_run/predict.py
+    src/my_run/reference/__init__.py
+    src/my_run/reference/processes.py
+    src/my_run/reference/single.py
     src/my_run/report.py
     src/my_run/results.py
     src/my_run/run_folder.py
     src/my_run/sampling.py
     src/my_run/schedule.py
+    src/my_run/tables.py
+    src/my_run/trackers.py
     src/my_run/train.py
     tests/__init__.py
     tests/conftest.py
