@@ -1,16 +1,19 @@
 """Accelerate, set up as the rest of the project counts on, and checked to be so."""
 
-from importlib.util import find_spec
-from pathlib import Path
+import os
+from datetime import timedelta
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import FullyShardedDataParallelPlugin, GradientAccumulationPlugin
+from accelerate.utils import (
+    FullyShardedDataParallelPlugin,
+    GradientAccumulationPlugin,
+    InitProcessGroupKwargs,
+)
 from torch import Tensor, nn
 
-from .config import SettingError, TrainConfig
+from .config import PROCESS_GROUP_TIMEOUT_SECONDS, SettingError, TrainConfig
 from .devices import Devices
-from .report import Track
 
 DISTRIBUTED_TYPES = {
     "single": ("NO",),
@@ -18,6 +21,30 @@ DISTRIBUTED_TYPES = {
     "ddp": ("MULTI_CPU", "MULTI_GPU", "MULTI_XPU", "MULTI_NPU", "MULTI_MLU", "MULTI_HPU"),
     "fsdp2": ("FSDP",),
 }
+
+
+def check_launcher(config: TrainConfig, devices: Devices) -> None:
+    """Compare what `accelerate launch` was told with the settings, and with what it can do.
+
+    Raises:
+        SettingError: one of them would quietly not happen.
+    """
+    if devices.strategy == "fsdp2" and devices.device.type == "cpu":
+        # Measured with accelerate 1.15: it quietly runs DDP instead.
+        raise SettingError(
+            "placement fsdp2 needs an accelerator, because Accelerate runs no FSDP2 on CPUs; try "
+            f"python -m {(__package__ or '')}.reference.fsdp2, which does"
+        )
+    if devices.strategy == "data_parallel" and config.mixed_precision == "fp16":
+        raise SettingError("data_parallel has no fp16 here; try --mixed-precision bf16, or ddp")
+    launched = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
+    if launched not in ("no", config.mixed_precision):
+        raise SettingError(
+            f"accelerate launch was told mixed_precision {launched} and the run "
+            f"{config.mixed_precision}; try --mixed-precision {launched}"
+        )
+    if os.environ.get("ACCELERATE_DYNAMO_BACKEND", "NO") != "NO" and not config.compile:
+        raise SettingError("accelerate launch was told to compile and the run not; try --compile")
 
 
 def make_accelerator(
@@ -28,23 +55,23 @@ def make_accelerator(
     Raises:
         SettingError: Accelerate set up something else than was asked for.
     """
-    is_data_parallel = devices.strategy == "data_parallel"
-    sharding = (
-        FullyShardedDataParallelPlugin(fsdp_version=2, auto_wrap_policy="transformer_based_wrap")
-        if devices.strategy == "fsdp2"
-        else None
+    sharding = FullyShardedDataParallelPlugin(
+        fsdp_version=2,
+        auto_wrap_policy="transformer_based_wrap",
+        transformer_cls_names_to_wrap=["Block"],
     )
     accelerator = Accelerator(
-        cpu=devices.device_type == "cpu",
+        cpu=devices.device.type == "cpu",
         # DataParallel's threads do not inherit autocast: `AutocastForward` does it inside.
-        mixed_precision="no" if is_data_parallel else config.mixed_precision,
+        mixed_precision="no" if devices.strategy == "data_parallel" else config.mixed_precision,
         # sync_with_dataloader=False: this project's loader is not Accelerate's.
         gradient_accumulation_plugin=GradientAccumulationPlugin(
             num_steps=accumulation_steps, sync_with_dataloader=False
         ),
-        fsdp_plugin=sharding,
-        log_with=None if config.tracker == "none" else config.tracker,
-        project_dir="runs",
+        fsdp_plugin=sharding if devices.strategy == "fsdp2" else None,
+        kwargs_handlers=[
+            InitProcessGroupKwargs(timeout=timedelta(seconds=PROCESS_GROUP_TIMEOUT_SECONDS))
+        ],
     )
     kind = accelerator.distributed_type.value
     if (
@@ -54,7 +81,8 @@ def make_accelerator(
         raise SettingError(
             f"Accelerate set up {accelerator.num_processes} process(es) of type {kind} where "
             f"{devices.world_size} of {devices.strategy} were asked for; type: torchrun "
-            f"--nproc-per-node {devices.world_size} -m PROGRAM --placement {devices.strategy}"
+            f"--nproc-per-node {devices.world_size} -m {__package__}.train "
+            f"--placement {devices.strategy}"
         )
     return accelerator
 
@@ -65,31 +93,9 @@ class AutocastForward(nn.Module):
     def __init__(self, module: nn.Module, mixed_precision: str) -> None:
         super().__init__()
         self.module = module
-        self.enabled = mixed_precision != "no"
+        self.enabled = mixed_precision == "bf16"
 
     def forward(self, inputs: Tensor) -> Tensor:
         with torch.autocast(inputs.device.type, dtype=torch.bfloat16, enabled=self.enabled):
             outputs: Tensor = self.module(inputs)
         return outputs.float() if self.enabled else outputs
-
-
-def check_tracker(config: TrainConfig) -> None:
-    """Look whether the tracker's package is there: Accelerate would quietly log nothing.
-
-    Raises:
-        SettingError: it is not installed.
-    """
-    if config.tracker != "none" and find_spec(config.tracker) is None:
-        raise SettingError(
-            f"tracker {config.tracker} is not installed; type: python -m pip install "
-            f"{config.tracker}, or try --tracker none"
-        )
-
-
-def start_tracker(accelerator: Accelerator, config: TrainConfig, run_dir: Path | None) -> Track:
-    """Start the tracker of `config` on rank 0, its local files in `run_dir`; return its log."""
-    accelerator.project_configuration.logging_dir = str(run_dir)
-    settings = {name: value for name, value in config.saved().items() if value is not None}
-    project = (__package__ or "run").partition(".")[0]
-    accelerator.init_trackers(project, config=settings)
-    return lambda values, step: accelerator.log(values, step=step)

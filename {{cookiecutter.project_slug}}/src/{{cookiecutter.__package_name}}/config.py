@@ -20,8 +20,10 @@ Tracker = Literal["none", "tensorboard", "wandb", "mlflow", "trackio"]
 Settings = TypeVar("Settings")
 
 # Where a run lies and whether it only prints its plan: no part of what the run computes.
-NOT_SAVED = ("run_dir", "plan")
+NOT_SAVED = ("run_dir", "plan", "num_processes")
 CONFIG_FILE = "config.yaml"
+# How long a collective waits for a rank that is gone, or still writing its report.
+PROCESS_GROUP_TIMEOUT_SECONDS = 600
 
 
 class SettingError(ValueError):
@@ -179,22 +181,25 @@ def _as_flag(name: str, value: object) -> list[str]:
     return [f"--{flag}", str(value)]
 
 
-def parse_train_config(argv: Sequence[str] | None = None) -> TrainConfig:
+def parse_train_config(
+    argv: Sequence[str] | None = None, settings: type[TrainConfig] = TrainConfig
+) -> TrainConfig:
     """Build the config from the flags; `--config FILE` gives the defaults, flags win over it."""
     arguments = list(sys.argv[1:] if argv is None else argv)
-    default = TrainConfig()
+    default = settings()
     for position, argument in enumerate(arguments):
         flag, has_value, file = argument.partition("=")
         if flag == "--config":
             if not has_value and position + 1 == len(arguments):
                 raise SettingError("--config needs a file; try --config runs/NAME/config.yaml")
-            default = load_config(Path(file if has_value else arguments[position + 1]))
+            values = load_config(Path(file if has_value else arguments[position + 1])).saved()
+            default = settings(**values)
             del arguments[position : position + (1 if has_value else 2)]
             break
     description = (
         "Also: --config FILE reads the settings of a run's config.yaml; flags win over it."
     )
-    return parse_command_line(TrainConfig, arguments, default=default, description=description)
+    return parse_command_line(settings, arguments, default=default, description=description)
 
 
 def parse_command_line(

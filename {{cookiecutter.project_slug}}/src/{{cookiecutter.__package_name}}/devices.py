@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
-from .config import Placement, SettingError, TrainConfig
+from .config import Placement, Precision, SettingError, TrainConfig
 
 
 @dataclass(frozen=True)
@@ -16,12 +16,17 @@ class Devices:
     strategy: str
     """single, data_parallel, ddp or fsdp2."""
 
-    device_type: str
-    """cpu, or the accelerator's: cuda, xpu, mps, ..."""
+    device: torch.device
+    """This process's device; with data_parallel the first of several."""
 
     rank: int
     world_size: int
-    devices_per_process: int
+    devices_per_process: int = 1
+
+    def autocast(self, mixed_precision: Precision) -> torch.autocast:
+        """Return a context whose forward passes run in `mixed_precision`."""
+        dtype = torch.float16 if mixed_precision == "fp16" else torch.bfloat16
+        return torch.autocast(self.device.type, dtype=dtype, enabled=mixed_precision != "no")
 
     @property
     def data_parallel_size(self) -> int:
@@ -29,10 +34,14 @@ class Devices:
         return self.world_size * self.devices_per_process
 
 
-def find_devices(config: TrainConfig) -> Devices:
+def find_devices(config: TrainConfig, strategy: str | None = None) -> Devices:
     """Return what `config.placement` means on this machine, under this launcher.
 
     Reads environment variables and asks for devices; starts nothing.
+
+    Args:
+        config: The settings; `placement` and `mixed_precision` are checked against the machine.
+        strategy: The only strategy of the calling program; None where it has them all.
 
     Raises:
         SettingError: placement, launcher, precision and machine do not fit; with what to type.
@@ -42,37 +51,42 @@ def find_devices(config: TrainConfig) -> Devices:
     accelerator = None if on_cpu else torch.accelerator.current_accelerator(check_available=True)
     device_type = accelerator.type if accelerator else "cpu"
     num_devices = torch.accelerator.device_count() if accelerator else 1
-    strategy = _strategy(config.placement, world_size, num_devices)
-    if strategy == "fsdp2" and device_type == "cpu":
-        # Measured with accelerate 1.15: it quietly runs DDP instead.
+    if strategy is None:
+        strategy = _strategy(config.placement, world_size, num_devices)
+        _check_several(strategy, world_size, num_devices)
+    elif config.placement not in ("auto", "cpu", strategy):
         raise SettingError(
-            "placement fsdp2 needs an accelerator, because Accelerate runs no FSDP2 on CPUs; try "
-            "--placement ddp"
+            f"this program's placement is {strategy}, not {config.placement}; type: "
+            f"python -m {_program().rpartition('.')[0]}.{config.placement}"
         )
-    _check_precision(config, device_type)
+    if strategy in ("single", "data_parallel") and world_size > 1:
+        raise SettingError(
+            f"placement {strategy} is one process and the launcher started {world_size}; type: "
+            f"python -m {_program()} --placement {strategy}"
+        )
+    _check_precision(config.mixed_precision, device_type)
+    local_rank = int(os.environ.get("LOCAL_RANK", 0))
+    if accelerator and local_rank >= num_devices:
+        raise SettingError(
+            f"local rank {local_rank} has no device: this machine has {num_devices}; type: "
+            f"torchrun --nproc-per-node {num_devices} -m {_program()}, or try --placement cpu"
+        )
     return Devices(
         strategy=strategy,
-        device_type=device_type,
+        device=torch.device(device_type, local_rank) if accelerator else torch.device("cpu"),
         rank=int(os.environ.get("RANK", 0)),
         world_size=world_size,
         devices_per_process=num_devices if strategy == "data_parallel" else 1,
     )
 
 
+def _program() -> str:
+    spec = sys.modules["__main__"].__spec__
+    return spec.name if spec else "PROGRAM"
+
+
 def _strategy(placement: Placement, world_size: int, num_devices: int) -> str:
-    """Return the strategy that runs, or raise with the command line that would run `placement`."""
-    module = (spec := sys.modules["__main__"].__spec__) and spec.name
-    arguments = f"-m {module} --placement {placement}"
-    if placement in ("ddp", "fsdp2") and world_size == 1:
-        raise SettingError(
-            f"placement {placement} needs several processes and the launcher started one; "
-            f"type: torchrun --nproc-per-node {max(2, num_devices)} {arguments}"
-        )
-    if placement in ("single", "data_parallel") and world_size > 1:
-        raise SettingError(
-            f"placement {placement} is one process and the launcher started {world_size}; "
-            f"type: python {arguments}"
-        )
+    """Return the strategy that a placement stands for."""
     if placement not in ("auto", "cpu"):
         return placement
     if world_size > 1:
@@ -81,21 +95,22 @@ def _strategy(placement: Placement, world_size: int, num_devices: int) -> str:
     return "data_parallel" if num_devices > 1 else "single"
 
 
-def _check_precision(config: TrainConfig, device_type: str) -> None:
-    if config.mixed_precision == "fp16" and device_type == "cpu":
-        # Measured with accelerate 1.15: it would quietly run float32, without a scaler.
+def _check_several(strategy: str, world_size: int, num_devices: int) -> None:
+    """Raise where a launcher quietly started one process for a strategy of several."""
+    if strategy in ("ddp", "fsdp2") and world_size == 1:
+        raise SettingError(
+            f"placement {strategy} needs several processes and the launcher started one; type: "
+            f"torchrun --nproc-per-node {max(2, num_devices)} -m {_program()} "
+            f"--placement {strategy}"
+        )
+
+
+def _check_precision(mixed_precision: str, device_type: str) -> None:
+    if mixed_precision == "fp16" and device_type == "cpu":
         raise SettingError("mixed_precision fp16 needs a GPU; try --mixed-precision bf16")
     if (
-        config.mixed_precision == "bf16"
+        mixed_precision == "bf16"
         and device_type == "cuda"
         and not torch.cuda.is_bf16_supported(including_emulation=False)
     ):
         raise SettingError("this GPU has no bf16; try --mixed-precision fp16")
-    launched = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
-    if launched not in ("no", config.mixed_precision):
-        raise SettingError(
-            f"accelerate launch was told mixed_precision {launched} and the run "
-            f"{config.mixed_precision}; try --mixed-precision {launched}"
-        )
-    if os.environ.get("ACCELERATE_DYNAMO_BACKEND", "NO") != "NO" and not config.compile:
-        raise SettingError("accelerate launch was told to compile and the run not; try --compile")

@@ -17,7 +17,7 @@ from .devices import find_devices
 from .loaders import make_eval_loader
 from .metrics import Evaluation, evaluate
 from .model import Classifier
-from .report import print_table
+from .tables import print_table
 
 
 @dataclass(frozen=True, kw_only=True)

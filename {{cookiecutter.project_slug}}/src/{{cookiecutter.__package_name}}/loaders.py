@@ -57,7 +57,7 @@ def _make_loader(
         sampler=sampler,
         batch_size=None,
         num_workers=config.num_workers,
-        pin_memory=devices.device_type == "cuda",
+        pin_memory=devices.device.type == "cuda",
         # Without its own generator, each new iterator would take a number from the global one.
         generator=torch.Generator(),
     )

@@ -11,13 +11,16 @@ from .config import TrainConfig
 
 
 def make_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
-    """Return fused SGD with two groups: kernels and matrices decay, biases and norms do not."""
+    """Return SGD with two groups: kernels and matrices decay, biases and norms do not."""
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     groups = [
         {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": config.weight_decay},
         {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
     ]
-    return torch.optim.SGD(groups, lr=config.learning_rate, momentum=0.9, nesterov=True, fused=True)
+    # foreach, not fused: torch 2.13 has no fused SGD for the sharded parameters of FSDP2.
+    return torch.optim.SGD(
+        groups, lr=config.learning_rate, momentum=0.9, nesterov=True, foreach=True
+    )
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, learning_rate: float) -> None:

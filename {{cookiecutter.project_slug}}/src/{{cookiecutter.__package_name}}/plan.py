@@ -7,9 +7,12 @@ import torch.distributed as dist
 from torch import nn
 
 from .config import SettingError, TrainConfig
+from .data import load_split
 from .devices import Devices
+from .model import Classifier
 from .sampling import own_passes, steps_per_epoch
 from .schedule import learning_rate_at
+from .tables import print_table
 
 
 @dataclass(frozen=True)
@@ -57,6 +60,11 @@ class Plan:
         every = self.config.eval_every
         return bool(every and step % every == 0) or step == self.total_steps
 
+    def show(self, model: nn.Module) -> None:
+        """Print the plan on rank 0."""
+        if self.devices.rank == 0:
+            print_table("Plan", self.rows(model))
+
     def rows(self, model: nn.Module) -> dict[str, str]:
         """Return the plan as names and values, to print."""
         num_parameters = sum(parameter.numel() for parameter in model.parameters())
@@ -87,10 +95,21 @@ class Plan:
         if devices.strategy == "data_parallel":
             processes += f" driving {devices.devices_per_process} devices"
         threads = (
-            f", {torch.get_num_threads()} threads each" if devices.device_type == "cpu" else ""
+            f", {torch.get_num_threads()} threads each" if devices.device.type == "cpu" else ""
         )
-        link = f", {dist.get_backend()}" if dist.is_initialized() else ""
-        return f"{devices.strategy}: {processes} on {devices.device_type}{threads}{link}"
+        backend = dist.get_default_backend_for_device(devices.device)
+        link = f", {backend}" if devices.world_size > 1 else ""
+        return f"{devices.strategy}: {processes} on {devices.device.type}{threads}{link}"
+
+
+def show_plan(config: TrainConfig, devices: Devices) -> None:
+    """Print the plan on rank 0; no process group, no run folder, no training.
+
+    Raises:
+        SettingError: as `make_plan`.
+    """
+    plan = make_plan(config, devices, num_train_samples=len(load_split("train", augmented=False)))
+    plan.show(Classifier())
 
 
 def make_plan(config: TrainConfig, devices: Devices, *, num_train_samples: int) -> Plan:

@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from types import TracebackType
@@ -10,26 +10,25 @@ from typing import Any, Self
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from rich.table import Table
 
 from .metrics import Evaluation
 from .plan import Plan
+from .run_folder import start_run_folder
+from .trackers import Tracker
 
 METRICS_FILE = "metrics.jsonl"
 
-Track = Callable[[dict[str, float], int], None]
-
 
 class Report(AbstractContextManager["Report"]):
-    """Lines, a progress bar, `metrics.jsonl` and the tracker; silent where `run_dir` is None.
+    """The run folder, lines, a progress bar, `metrics.jsonl` and the tracker; silent but on rank 0.
 
     The bar is for terminals; elsewhere each logged step is a line.
     """
 
-    def __init__(self, run_dir: Path | None, plan: Plan, track: Track) -> None:
-        self.run_dir = run_dir
+    def __init__(self, plan: Plan) -> None:
         self.plan = plan
-        self.track = track
+        self.run_dir = start_run_folder(plan.config) if plan.devices.rank == 0 else None
+        self.tracker = Tracker(plan.config, self.run_dir)
         self.console = Console(highlight=False)
         self.train_seconds = 0.0
         self._mark = (0, 0.0)  # step and train_seconds of the last training line
@@ -43,7 +42,7 @@ class Report(AbstractContextManager["Report"]):
             TextColumn("left"),
             console=self.console,
             transient=True,
-            disable=run_dir is None or not self.console.is_terminal,
+            disable=self.run_dir is None or not self.console.is_terminal,
         )
         self._task = self._bar.add_task("train", total=plan.total_steps, state="")
 
@@ -60,6 +59,7 @@ class Report(AbstractContextManager["Report"]):
     ) -> None:
         self._bar.stop()
         self._stop_watch()
+        self.tracker.finish()
 
     @contextmanager
     def paused(self) -> Iterator[None]:
@@ -72,7 +72,7 @@ class Report(AbstractContextManager["Report"]):
         """Move the bar to `step` completed steps."""
         self._bar.update(self._task, completed=step)
 
-    def train(self, step: int, *, loss: float, grad_norm: float, learning_rate: float) -> None:
+    def train(self, step: int, *, loss: float, grad_norm: float) -> None:
         """Record a training step; its speed is the mean since the last recorded one."""
         if self.run_dir is None:
             return
@@ -81,6 +81,7 @@ class Report(AbstractContextManager["Report"]):
         samples = (step - last_step) * self.plan.config.global_batch_size
         speed = samples / max(self.train_seconds - last_seconds, 1e-9)
         self._mark = step, self.train_seconds
+        learning_rate = self.plan.learning_rate_at(step)
         values = {"loss": loss, "grad_norm": grad_norm, "learning_rate": learning_rate}
         self._record("train", step, {**values, "samples_per_second": speed})
         state = f"loss {loss:.4f}  rate {learning_rate:.2e}  {speed:,.0f} samples/s"
@@ -107,7 +108,7 @@ class Report(AbstractContextManager["Report"]):
         line = json.dumps({"split": split, "step": step, "epoch": epoch, **values})
         with (self.run_dir / METRICS_FILE).open("a", encoding="utf-8") as file:
             file.write(line + "\n")
-        self.track({f"{split}/{name}": value for name, value in values.items()}, step)
+        self.tracker.log({f"{split}/{name}": value for name, value in values.items()}, step)
 
     def _say(self, split: str, step: int, text: str) -> None:
         total = str(self.plan.total_steps)
@@ -118,21 +119,3 @@ def read_metrics(run_dir: Path) -> list[dict[str, Any]]:
     """Return the lines of a run's `metrics.jsonl`."""
     text = (run_dir / METRICS_FILE).read_text(encoding="utf-8")
     return [json.loads(line) for line in text.splitlines()]
-
-
-def write_json(file: Path, values: Mapping[str, Any]) -> None:
-    """Write `values` as JSON that a person can read."""
-    file.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
-
-
-def print_table(title: str, rows: Mapping[str, str]) -> None:
-    """Print names and values under a title."""
-    table = Table(show_header=False, box=None, pad_edge=False)
-    table.add_column(no_wrap=True)
-    table.add_column(overflow="fold")
-    for name, value in rows.items():
-        table.add_row(name, value)
-    console = Console(highlight=False)
-    console.print(f"\n[bold]{title}[/bold]")
-    console.print(table)
-    console.print()

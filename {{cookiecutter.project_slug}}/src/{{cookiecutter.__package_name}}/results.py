@@ -1,20 +1,30 @@
 """What stands at the end of a run: its numbers, its pictures, and a table that says where."""
 
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any
 
 from torch.utils.data import Dataset
 
+from .checkpoint import save_weights
 from .figures import draw_curves, draw_predictions
 from .metrics import Evaluation
 from .plan import Plan
-from .report import print_table, read_metrics, write_json
+from .report import Report, read_metrics
+from .run_folder import write_json
+from .tables import print_table
 
 
 def write_results(
-    run_dir: Path, plan: Plan, test_set: Dataset[Any], test: Evaluation, *, train_seconds: float
+    report: Report, state_dict: Mapping[str, Any], test_set: Dataset[Any], test: Evaluation
 ) -> None:
-    """Write `summary.json`, `curves.png` and `predictions.png`, and print the result."""
+    """Write weights, `summary.json`, `curves.png` and `predictions.png`; print the result.
+
+    On rank 0, which alone has a run folder; the others return at once.
+    """
+    run_dir, plan, train_seconds = report.run_dir, report.plan, report.train_seconds
+    if run_dir is None:
+        return
+    save_weights(run_dir, state_dict)
     summary = summarize(plan, test, train_seconds=train_seconds)
     write_json(run_dir / "summary.json", summary)
     draw_curves(read_metrics(run_dir), run_dir / "curves.png")
@@ -39,7 +49,7 @@ def summarize(plan: Plan, test: Evaluation, *, train_seconds: float) -> dict[str
     config, devices = plan.config, plan.devices
     return {
         "placement": devices.strategy,
-        "device": devices.device_type,
+        "device": devices.device.type,
         "world_size": devices.world_size,
         "data_parallel_size": devices.data_parallel_size,
         "global_batch_size": config.global_batch_size,

@@ -1,11 +1,13 @@
 """The folder of a run: a new or empty one, with what is needed to repeat and to judge the run."""
 
 import itertools
+import json
 import os
 import platform
 import shutil
 import subprocess
 import sys
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -15,7 +17,6 @@ import torch
 
 from .config import CONFIG_FILE, SettingError, TrainConfig, save_config
 from .devices import Devices
-from .report import write_json
 
 PACKAGES = ("torch", "accelerate", "numpy", "scikit-learn", "safetensors")
 LAUNCHER_VARIABLES = ("RANK", "WORLD_SIZE", "OMP_NUM_THREADS", "CUDA_VISIBLE_DEVICES")
@@ -29,7 +30,7 @@ def check_run_folder(config: TrainConfig, devices: Devices) -> None:
     Raises:
         SettingError: it cannot be written, holds a run already, or holds anything else.
     """
-    if config.plan or devices.rank != 0:
+    if devices.rank != 0:
         return
     run_dir = config.run_dir or Path("runs")
     if (run_dir / CONFIG_FILE).exists():
@@ -47,16 +48,14 @@ def check_run_folder(config: TrainConfig, devices: Devices) -> None:
         raise SettingError(f"run_dir {run_dir} cannot be written in {nearest}; name another")
 
 
-def start_run_folder(config: TrainConfig, devices: Devices) -> Path | None:
-    """Create the folder with `config.yaml` and `environment.json`; None on all ranks but 0.
+def start_run_folder(config: TrainConfig) -> Path:
+    """Create the folder with `config.yaml` and `environment.json`, and return it.
 
     Without `config.run_dir` it is `runs/` and the time, in UTC.
 
     Raises:
         SettingError: it cannot be created.
     """
-    if devices.rank != 0:
-        return None
     run_dir = config.run_dir
     if run_dir is None:
         run_dir = Path("runs") / f"{datetime.now(UTC):%Y-%m-%d_%H-%M-%S}"
@@ -113,3 +112,8 @@ def _version(package: str) -> str | None:
         return version(package)
     except PackageNotFoundError:
         return None
+
+
+def write_json(file: Path, values: Mapping[str, Any]) -> None:
+    """Write `values` as JSON that a person can read."""
+    file.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")

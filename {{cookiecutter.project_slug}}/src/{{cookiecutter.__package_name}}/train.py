@@ -1,7 +1,8 @@
 """Train with Accelerate, then test: the same run on whatever the launcher gives it.
 
 Start it as a module, by `python -m`, `torchrun -m` or `accelerate launch -m`; the README says
-which suits which machine, and `--plan` says what would run.
+which suits which machine, and `--plan` says what would run. Read it beside `reference/ddp.py`,
+which does the same by hand.
 """
 
 import gc
@@ -10,8 +11,7 @@ import math
 import torch
 from torch.nn.parallel import DataParallel
 
-from .accelerated import AutocastForward, check_tracker, make_accelerator, start_tracker
-from .checkpoint import save_weights
+from .accelerated import AutocastForward, check_launcher, make_accelerator
 from .config import TrainConfig, errors_in_one_line, parse_train_config
 from .data import load_split
 from .devices import find_devices
@@ -19,11 +19,12 @@ from .loaders import make_eval_loader, make_train_loader
 from .metrics import evaluate, exact_mean, sum_over_ranks
 from .model import Classifier, loss_function
 from .optimizer import make_optimizer, set_learning_rate
-from .plan import make_plan
-from .report import Report, print_table
+from .plan import make_plan, show_plan
+from .report import Report
 from .results import write_results
-from .run_folder import check_run_folder, start_run_folder
+from .run_folder import check_run_folder
 from .sampling import seed_forward
+from .trackers import check_tracker
 
 
 def train(config: TrainConfig) -> None:
@@ -34,7 +35,10 @@ def train(config: TrainConfig) -> None:
     """
     # Devices
     devices = find_devices(config)
+    check_launcher(config, devices)
     accumulation_steps = config.gradient_accumulation_steps(devices.data_parallel_size)
+    if config.plan:
+        return show_plan(config, devices)
     check_tracker(config)
     check_run_folder(config, devices)
     accelerator = make_accelerator(config, devices, accumulation_steps)
@@ -45,13 +49,14 @@ def train(config: TrainConfig) -> None:
     validation_set = load_split("validation", augmented=False)
     test_set = load_split("test", augmented=False)
     plan = make_plan(config, devices, num_train_samples=len(train_set))
-    train_loader = make_train_loader(train_set, plan)
+    batches = iter(make_train_loader(train_set, plan))
     validation_loader = make_eval_loader(validation_set, config, devices)
     test_loader = make_eval_loader(test_set, config, devices)
 
     # Model
     torch.manual_seed(config.seed)
     model = Classifier().to(device)
+    plan.show(model)
 
     # Strategy
     if config.compile:
@@ -62,16 +67,8 @@ def train(config: TrainConfig) -> None:
         parallel_model = DataParallel(AutocastForward(model, config.mixed_precision))
 
     # Loop
-    if devices.rank == 0:
-        print_table("Plan", plan.rows(model))
-    if config.plan:
-        accelerator.end_training()
-        return
-    run_dir = start_run_folder(config, devices)
-    track = start_tracker(accelerator, config, run_dir)
     losses = torch.zeros(plan.passes_per_step, device=device)
-    batches = iter(train_loader)
-    with Report(run_dir, plan, track) as report:
+    with Report(plan) as report:
         for step in range(1, plan.total_steps + 1):
             for micro_batch in plan.own_passes:
                 inputs, targets = (t.to(device, non_blocking=True) for t in next(batches))
@@ -80,8 +77,7 @@ def train(config: TrainConfig) -> None:
                     loss = loss_function(parallel_model(inputs), targets)
                     accelerator.backward(loss)
                 losses[micro_batch // devices.devices_per_process] = loss.detach()
-            learning_rate = plan.learning_rate_at(step)
-            set_learning_rate(optimizer, learning_rate)
+            set_learning_rate(optimizer, plan.learning_rate_at(step))
             max_norm = config.max_grad_norm or math.inf
             grad_norm = accelerator.clip_grad_norm_(parallel_model.parameters(), max_norm)
             optimizer.step()
@@ -90,9 +86,7 @@ def train(config: TrainConfig) -> None:
             report.advance(step)
             if plan.logs_at(step):
                 mean_loss = exact_mean(sum_over_ranks(losses.clone()))
-                report.train(
-                    step, loss=mean_loss, grad_norm=grad_norm.item(), learning_rate=learning_rate
-                )
+                report.train(step, loss=mean_loss, grad_norm=grad_norm.item())
             if plan.validates_at(step):
                 with report.paused():
                     validation = evaluate(parallel_model, validation_loader, device)
@@ -102,10 +96,7 @@ def train(config: TrainConfig) -> None:
         report.evaluation("test", step, test)
 
     # Checkpoint
-    state_dict = accelerator.get_state_dict(model)
-    if run_dir is not None:
-        save_weights(run_dir, state_dict)
-        write_results(run_dir, plan, test_set, test, train_seconds=report.train_seconds)
+    write_results(report, accelerator.get_state_dict(model), test_set, test)
     # Without this order, one run in ten ends with "terminate called without an active exception".
     del model, parallel_model, optimizer
     gc.collect()

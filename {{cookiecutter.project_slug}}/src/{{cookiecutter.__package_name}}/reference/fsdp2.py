@@ -1,0 +1,127 @@
+"""Train with FSDP2, then test: one process a device, weights and optimizer state in shards.
+
+Start it by `python -m`, which starts a process a device (or `--num-processes`), or by
+`torchrun -m`. Diff it with `ddp.py`.
+"""
+
+import gc
+import math
+from datetime import timedelta
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
+from torch.nn.utils import clip_grad_norm_
+
+from ..config import PROCESS_GROUP_TIMEOUT_SECONDS, TrainConfig
+from ..data import load_split
+from ..devices import find_devices
+from ..loaders import make_eval_loader, make_train_loader
+from ..metrics import evaluate, exact_mean, sum_over_ranks
+from ..model import Classifier, loss_function
+from ..optimizer import make_optimizer, set_learning_rate
+from ..plan import make_plan, show_plan
+from ..report import Report
+from ..results import write_results
+from ..run_folder import check_run_folder
+from ..sampling import seed_forward
+from ..trackers import check_tracker
+from .processes import run_processes
+
+
+def train(config: TrainConfig) -> None:
+    """Train, validate and test as `config` says, and leave a run folder.
+
+    Raises:
+        SettingError: the settings and the machine do not fit together.
+    """
+    # Devices
+    devices = find_devices(config, "fsdp2")
+    device = devices.device
+    accumulation_steps = config.gradient_accumulation_steps(devices.data_parallel_size)
+    if config.plan:
+        return show_plan(config, devices)
+    check_tracker(config)
+    check_run_folder(config, devices)
+    is_gpu = device.type != "cpu"
+    if is_gpu:
+        torch.accelerator.set_device_index(device)
+    dist.init_process_group(
+        dist.get_default_backend_for_device(device),
+        timeout=timedelta(seconds=PROCESS_GROUP_TIMEOUT_SECONDS),
+        device_id=device if is_gpu else None,
+    )
+
+    # Data
+    train_set = load_split("train", augmented=True)
+    validation_set = load_split("validation", augmented=False)
+    test_set = load_split("test", augmented=False)
+    plan = make_plan(config, devices, num_train_samples=len(train_set))
+    batches = iter(make_train_loader(train_set, plan))
+    validation_loader = make_eval_loader(validation_set, config, devices)
+    test_loader = make_eval_loader(test_set, config, devices)
+
+    # Model
+    torch.manual_seed(config.seed)
+    model = Classifier().to(device)
+    plan.show(model)
+
+    # Strategy
+    if config.compile:
+        model.compile()
+    mesh = init_device_mesh(device.type, (devices.world_size,), mesh_dim_names=("shard",))
+    for block in model.blocks:
+        fully_shard(block, mesh=mesh)
+    parallel_model: Any = fully_shard(model, mesh=mesh)
+    optimizer = make_optimizer(model, config)
+    scaler = torch.amp.GradScaler(device.type, enabled=config.mixed_precision == "fp16")
+
+    # Loop
+    losses = torch.zeros(plan.passes_per_step, device=device)
+    with Report(plan) as report:
+        for step in range(1, plan.total_steps + 1):
+            for micro_batch in plan.own_passes:
+                inputs, targets = (t.to(device, non_blocking=True) for t in next(batches))
+                seed_forward(config.seed, step, micro_batch)
+                # Reduce-scatter once a step, at its last pass.
+                parallel_model.set_requires_gradient_sync(micro_batch == plan.own_passes[-1])
+                with devices.autocast(config.mixed_precision):
+                    loss = loss_function(parallel_model(inputs), targets)
+                torch.autograd.backward(scaler.scale(loss / accumulation_steps))
+                losses[micro_batch] = loss.detach()
+            scaler.unscale_(optimizer)
+            max_norm = config.max_grad_norm or math.inf
+            shard_norm: Any = clip_grad_norm_(model.parameters(), max_norm)
+            grad_norm = shard_norm.full_tensor()
+            set_learning_rate(optimizer, plan.learning_rate_at(step))
+            scaler.step(optimizer)
+            scaler.update()
+            optimizer.zero_grad()
+
+            report.advance(step)
+            if plan.logs_at(step):
+                mean_loss = exact_mean(sum_over_ranks(losses.clone()))
+                report.train(step, loss=mean_loss, grad_norm=grad_norm.item())
+            if plan.validates_at(step):
+                with report.paused(), devices.autocast(config.mixed_precision):
+                    validation = evaluate(parallel_model, validation_loader, device)
+                report.evaluation("validation", step, validation)
+        with report.paused(), devices.autocast(config.mixed_precision):
+            test = evaluate(parallel_model, test_loader, device)
+        report.evaluation("test", step, test)
+
+    # Checkpoint
+    options = StateDictOptions(full_state_dict=True, cpu_offload=True)
+    write_results(report, get_model_state_dict(model, options=options), test_set, test)
+    # Without this order, one run in ten ends with "terminate called without an active exception".
+    del model, parallel_model, optimizer
+    gc.collect()
+    dist.barrier()
+    dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    run_processes(train)
