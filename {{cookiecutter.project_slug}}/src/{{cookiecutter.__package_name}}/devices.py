@@ -64,6 +64,11 @@ def find_devices(config: TrainConfig, strategy: str | None = None) -> Devices:
             f"placement {strategy} is one process and the launcher started {world_size}; type: "
             f"python -m {_program()} --placement {strategy}"
         )
+    if config.exact and strategy == "data_parallel":
+        raise SettingError(
+            "placement data_parallel cannot be exact: PyTorch sums its replicas in an order of its "
+            f"own; try --no-exact, or torchrun --nproc-per-node {num_devices} -m {_program()}"
+        )
     _check_precision(config.mixed_precision, device_type)
     local_rank = int(os.environ.get("LOCAL_RANK", 0))
     if accelerator and local_rank >= num_devices:

@@ -14,6 +14,7 @@ from .checkpoint import load_weights
 from .config import CONFIG_FILE, Precision, errors_in_one_line, load_config, parse_command_line
 from .data import Split, load_split
 from .devices import find_devices
+from .exact import fix_kernels
 from .loaders import make_eval_loader
 from .metrics import Evaluation, evaluate
 from .model import Classifier
@@ -55,6 +56,7 @@ def evaluate_run(settings: EvaluateConfig) -> Evaluation:
         tracker="none",
     )
     devices = find_devices(config)
+    fix_kernels(config)
     accelerator = make_accelerator(config, devices)
 
     # Data

@@ -80,6 +80,7 @@ class Plan:
             "Placement": self._placement(),
             "Precision": precision + (", compiled" if config.compile else ""),
             "Model": f"{num_parameters:,} parameters",
+            "Exact": self._exact(),
             "Batch": f"{config.global_batch_size} samples per optimizer step = "
             f"{config.micro_batch_size} per forward pass x {devices.data_parallel_size} "
             f"replica{'s' * (devices.data_parallel_size > 1)} x {accumulation} "
@@ -88,6 +89,17 @@ class Plan:
             + (f"; other {rest} are left out each time" if rest else ""),
             "Steps": f"{self.total_steps} optimizer steps ({epochs:.3g} epochs)",
         }
+
+    def _exact(self) -> str:
+        if not self.config.exact:
+            return "no: other numbers of processes agree to rounding"
+        odd = self.devices.world_size
+        while odd % 2 == 0:
+            odd //= 2
+        num_micro_batches = self.config.global_batch_size // self.config.micro_batch_size
+        sizes = [odd * 2**power for power in range(num_micro_batches.bit_length())]
+        same = ", ".join(str(size) for size in sizes if num_micro_batches % size == 0)
+        return f"the same to the last bit on {same} processes of this hardware and these versions"
 
     def _placement(self) -> str:
         devices = self.devices

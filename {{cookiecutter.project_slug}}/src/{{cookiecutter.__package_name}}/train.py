@@ -15,6 +15,7 @@ from .accelerated import AutocastForward, check_launcher, make_accelerator
 from .config import TrainConfig, errors_in_one_line, parse_train_config
 from .data import load_split
 from .devices import find_devices
+from .exact import GradientSum, fix_kernels
 from .loaders import make_eval_loader, make_train_loader
 from .metrics import evaluate, exact_mean, sum_over_ranks
 from .model import Classifier, loss_function
@@ -41,6 +42,7 @@ def train(config: TrainConfig) -> None:
         return show_plan(config, devices)
     check_tracker(config)
     check_run_folder(config, devices)
+    fix_kernels(config)
     accelerator = make_accelerator(config, devices, accumulation_steps)
     device = accelerator.device
 
@@ -65,6 +67,7 @@ def train(config: TrainConfig) -> None:
     parallel_model, optimizer = accelerator.prepare(model, optimizer)
     if devices.strategy == "data_parallel":
         parallel_model = DataParallel(AutocastForward(model, config.mixed_precision))
+    gradient_sum = GradientSum(parallel_model, plan)
 
     # Loop
     losses = torch.zeros(plan.passes_per_step, device=device)
@@ -76,6 +79,7 @@ def train(config: TrainConfig) -> None:
                 with accelerator.accumulate(parallel_model):
                     loss = loss_function(parallel_model(inputs), targets)
                     accelerator.backward(loss)
+                gradient_sum.collect()
                 losses[micro_batch // devices.devices_per_process] = loss.detach()
             set_learning_rate(optimizer, plan.learning_rate_at(step))
             max_norm = config.max_grad_norm or math.inf

@@ -16,6 +16,7 @@ from torch.nn.utils import clip_grad_norm_
 from ..config import PROCESS_GROUP_TIMEOUT_SECONDS, TrainConfig
 from ..data import load_split
 from ..devices import find_devices
+from ..exact import GradientSum, fix_kernels
 from ..loaders import make_eval_loader, make_train_loader
 from ..metrics import evaluate, exact_mean, sum_over_ranks
 from ..model import Classifier, loss_function
@@ -43,6 +44,7 @@ def train(config: TrainConfig) -> None:
         return show_plan(config, devices)
     check_tracker(config)
     check_run_folder(config, devices)
+    fix_kernels(config)
     is_gpu = device.type != "cpu"
     if is_gpu:
         torch.accelerator.set_device_index(device)
@@ -71,6 +73,7 @@ def train(config: TrainConfig) -> None:
         model.compile()
     parallel_model = DistributedDataParallel(model, device_ids=[device] if is_gpu else None)
     optimizer = make_optimizer(model, config)
+    gradient_sum = GradientSum(parallel_model, plan)
     scaler = torch.amp.GradScaler(device.type, enabled=config.mixed_precision == "fp16")
 
     # Loop
@@ -85,6 +88,7 @@ def train(config: TrainConfig) -> None:
                 with devices.autocast(config.mixed_precision):
                     loss = loss_function(parallel_model(inputs), targets)
                 torch.autograd.backward(scaler.scale(loss / accumulation_steps))
+                gradient_sum.collect()
                 losses[micro_batch] = loss.detach()
             scaler.unscale_(optimizer)
             max_norm = config.max_grad_norm or math.inf

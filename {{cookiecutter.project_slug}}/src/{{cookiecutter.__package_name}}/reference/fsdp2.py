@@ -14,11 +14,11 @@ import torch.distributed as dist
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
-from torch.nn.utils import clip_grad_norm_
 
 from ..config import PROCESS_GROUP_TIMEOUT_SECONDS, TrainConfig
 from ..data import load_split
 from ..devices import find_devices
+from ..exact import GradientSum, clip_shards_, fix_kernels
 from ..loaders import make_eval_loader, make_train_loader
 from ..metrics import evaluate, exact_mean, sum_over_ranks
 from ..model import Classifier, loss_function
@@ -46,6 +46,7 @@ def train(config: TrainConfig) -> None:
         return show_plan(config, devices)
     check_tracker(config)
     check_run_folder(config, devices)
+    fix_kernels(config)
     is_gpu = device.type != "cpu"
     if is_gpu:
         torch.accelerator.set_device_index(device)
@@ -77,6 +78,7 @@ def train(config: TrainConfig) -> None:
         fully_shard(block, mesh=mesh)
     parallel_model: Any = fully_shard(model, mesh=mesh)
     optimizer = make_optimizer(model, config)
+    gradient_sum = GradientSum(parallel_model, plan)
     scaler = torch.amp.GradScaler(device.type, enabled=config.mixed_precision == "fp16")
 
     # Loop
@@ -86,16 +88,17 @@ def train(config: TrainConfig) -> None:
             for micro_batch in plan.own_passes:
                 inputs, targets = (t.to(device, non_blocking=True) for t in next(batches))
                 seed_forward(config.seed, step, micro_batch)
-                # Reduce-scatter once a step, at its last pass.
-                parallel_model.set_requires_gradient_sync(micro_batch == plan.own_passes[-1])
+                # Reduce-scatter once a step, at its last pass; an exact sum sees to that itself.
+                is_last = micro_batch == plan.own_passes[-1]
+                parallel_model.set_requires_gradient_sync(is_last or config.exact)
                 with devices.autocast(config.mixed_precision):
                     loss = loss_function(parallel_model(inputs), targets)
                 torch.autograd.backward(scaler.scale(loss / accumulation_steps))
+                gradient_sum.collect()
                 losses[micro_batch] = loss.detach()
             scaler.unscale_(optimizer)
             max_norm = config.max_grad_norm or math.inf
-            shard_norm: Any = clip_grad_norm_(model.parameters(), max_norm)
-            grad_norm = shard_norm.full_tensor()
+            grad_norm = clip_shards_(model, max_norm, exact=config.exact)
             set_learning_rate(optimizer, plan.learning_rate_at(step))
             scaler.step(optimizer)
             scaler.update()

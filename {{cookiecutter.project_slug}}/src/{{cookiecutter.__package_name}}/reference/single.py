@@ -11,6 +11,7 @@ from torch.nn.utils import clip_grad_norm_
 from ..config import TrainConfig, errors_in_one_line, parse_train_config
 from ..data import load_split
 from ..devices import find_devices
+from ..exact import GradientSum, fix_kernels
 from ..loaders import make_eval_loader, make_train_loader
 from ..metrics import evaluate, exact_mean, sum_over_ranks
 from ..model import Classifier, loss_function
@@ -37,6 +38,7 @@ def train(config: TrainConfig) -> None:
         return show_plan(config, devices)
     check_tracker(config)
     check_run_folder(config, devices)
+    fix_kernels(config)
 
     # Data
     train_set = load_split("train", augmented=True)
@@ -57,6 +59,7 @@ def train(config: TrainConfig) -> None:
         model.compile()
     parallel_model = model
     optimizer = make_optimizer(model, config)
+    gradient_sum = GradientSum(parallel_model, plan)
     scaler = torch.amp.GradScaler(device.type, enabled=config.mixed_precision == "fp16")
 
     # Loop
@@ -69,6 +72,7 @@ def train(config: TrainConfig) -> None:
                 with devices.autocast(config.mixed_precision):
                     loss = loss_function(parallel_model(inputs), targets)
                 torch.autograd.backward(scaler.scale(loss / accumulation_steps))
+                gradient_sum.collect()
                 losses[micro_batch] = loss.detach()
             scaler.unscale_(optimizer)
             max_norm = config.max_grad_norm or math.inf
