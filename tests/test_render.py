@@ -33,6 +33,9 @@ FILES = """
     src/my_run/plan.py
     src/my_run/predict.py
     src/my_run/reference/__init__.py
+    src/my_run/reference/data_parallel.py
+    src/my_run/reference/ddp.py
+    src/my_run/reference/fsdp2.py
     src/my_run/reference/processes.py
     src/my_run/reference/single.py
     src/my_run/report.py
