@@ -25,6 +25,7 @@ FILES = """
     src/my_run/data.py
     src/my_run/devices.py
     src/my_run/evaluate.py
+    src/my_run/exact.py
     src/my_run/figures.py
     src/my_run/loaders.py
     src/my_run/metrics.py
