@@ -12,9 +12,14 @@ os.environ["OMP_NUM_THREADS"] = "1"
 
 # 24 steps of 19 an epoch: across an epoch boundary, with samples left over, dropout and
 # augmentation on, and clipping and the falling rate at work.
-SHORT_RUN = ("--max-steps", 24, "--log-every", 3, "--eval-every", 10, "--warmup-steps", 5)
+SHORT_RUN = [
+    *("--max-steps", 24, "--warmup-steps", 5),
+    *("--log-every", 3, "--eval-every", 10, "--tracker", "none"),
+]
 
 
 @pytest.fixture(scope="session")
 def single_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return run_train(tmp_path_factory.mktemp("runs") / "single", *SHORT_RUN)
+    return run_train(
+        tmp_path_factory.mktemp("runs") / "single", *SHORT_RUN, "--tracker", "tensorboard"
+    )

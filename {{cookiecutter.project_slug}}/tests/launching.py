@@ -31,9 +31,11 @@ def launch(
     )
 
 
-def run_train(run_dir: Path, *arguments: object, num_processes: int = 1) -> Path:
+def run_train(
+    run_dir: Path, *arguments: object, program: str = "train", num_processes: int = 1
+) -> Path:
     """Train into `run_dir` and return it; the run must end well."""
-    done = launch("train", "--run-dir", run_dir, *arguments, num_processes=num_processes)
+    done = launch(program, "--run-dir", run_dir, *arguments, num_processes=num_processes)
     assert done.returncode == 0, done.stderr
     return run_dir
 

@@ -1,6 +1,9 @@
+import os
+
 import pytest
 import torch
 
+from {{ cookiecutter.__package_name }}.accelerated import check_launcher
 from {{ cookiecutter.__package_name }}.config import (
     Placement,
     SettingError,
@@ -12,8 +15,9 @@ from {{ cookiecutter.__package_name }}.plan import make_plan
 
 @pytest.fixture(autouse=True)
 def no_launcher(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("WORLD_SIZE", "RANK", "ACCELERATE_MIXED_PRECISION", "ACCELERATE_USE_FSDP"):
-        monkeypatch.delenv(name, raising=False)
+    for name in os.environ:
+        if name in ("WORLD_SIZE", "RANK", "LOCAL_RANK") or name.startswith("ACCELERATE_"):
+            monkeypatch.delenv(name)
     monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda **_: None)
 
 
@@ -21,7 +25,7 @@ def no_launcher(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_one_process_on_a_cpu_is_one_replica(placement: Placement) -> None:
     devices = find_devices(TrainConfig(placement=placement))
 
-    assert devices.device_type == "cpu" and devices.data_parallel_size == 1
+    assert devices.device == torch.device("cpu") and devices.data_parallel_size == 1
     assert devices.strategy == ("data_parallel" if placement == "data_parallel" else "single")
 
 
@@ -41,7 +45,6 @@ def test_a_launcher_of_two_processes_is_ddp(
     [
         ("ddp", "1", "type: torchrun --nproc-per-node 2"),
         ("fsdp2", "1", "type: torchrun --nproc-per-node 2"),
-        ("fsdp2", "2", "needs an accelerator.*try --placement ddp"),
         ("single", "2", "type: python -m"),
         ("data_parallel", "2", "type: python -m"),
     ],
@@ -66,8 +69,70 @@ def test_a_precision_that_only_the_launcher_was_told_is_refused(
     monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "bf16")
 
     with pytest.raises(SettingError, match="try --mixed-precision bf16"):
+        check_launcher(TrainConfig(), find_devices(TrainConfig()))
+    config = TrainConfig(mixed_precision="bf16")
+    check_launcher(config, find_devices(config))
+
+
+def test_fsdp2_by_accelerate_on_a_cpu_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    config = TrainConfig(placement="fsdp2", exact=False)
+
+    with pytest.raises(SettingError, match=r"needs an accelerator.*reference\.fsdp2"):
+        check_launcher(config, find_devices(config))
+    assert find_devices(config, "fsdp2").strategy == "fsdp2"
+
+
+def test_a_reference_refuses_another_placement() -> None:
+    with pytest.raises(SettingError, match="placement is ddp, not single"):
+        find_devices(TrainConfig(placement="single"), "ddp")
+
+
+@pytest.fixture
+def four_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda **_: torch.device("cuda"))
+    monkeypatch.setattr(torch.accelerator, "device_count", lambda: 4)
+
+
+@pytest.mark.usefixtures("four_gpus")
+def test_one_process_that_sees_four_gpus_takes_them_all_and_names_what_is_faster() -> None:
+    config = TrainConfig()
+    devices = find_devices(config)
+    rows = make_plan(config, devices, num_train_samples=100).rows(torch.nn.Linear(2, 2))
+
+    assert (devices.strategy, devices.data_parallel_size) == ("data_parallel", 4)
+    assert "faster: torchrun --nproc-per-node 4 -m" in rows["Placement"]
+    assert not devices.exact and rows["Exact"].startswith("no, data_parallel cannot be")
+    with pytest.raises(SettingError, match=r"cannot be exact.*try --no-exact"):
+        find_devices(TrainConfig(placement="data_parallel"))
+
+
+@pytest.mark.usefixtures("four_gpus")
+def test_a_rank_has_the_device_of_its_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "8")
+    monkeypatch.setenv("RANK", "6")
+    monkeypatch.setenv("LOCAL_RANK", "2")
+    devices = find_devices(TrainConfig())
+
+    assert (devices.device, devices.rank) == (torch.device("cuda", 2), 6)
+    monkeypatch.setenv("LOCAL_RANK", "4")
+    with pytest.raises(SettingError, match="this machine has 4; type: torchrun"):
         find_devices(TrainConfig())
-    assert find_devices(TrainConfig(mixed_precision="bf16")).strategy == "single"
+
+
+@pytest.mark.parametrize(
+    ("world_size", "sizes"), [("1", "1, 2, 4, 8"), ("4", "1, 2, 4, 8"), ("3", "3, 6, 12")]
+)
+def test_the_plan_names_the_processes_that_keep_the_bits(
+    world_size: str, sizes: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", world_size)
+    config = TrainConfig(global_batch_size=96 if world_size == "3" else 64)
+    rows = make_plan(config, find_devices(config), num_train_samples=100).rows(
+        torch.nn.Linear(2, 2)
+    )
+
+    assert f"on {sizes} processes" in rows["Exact"]
 
 
 def test_the_plan_counts_steps_and_what_an_epoch_leaves_out() -> None:

@@ -11,7 +11,6 @@ from safetensors.torch import load_file
 from {{ cookiecutter.__package_name }}.data import load_split
 from {{ cookiecutter.__package_name }}.model import Classifier
 
-from .conftest import SHORT_RUN
 from .launching import launch, read_metrics, read_summary, run_train, weight_difference
 
 
@@ -64,18 +63,6 @@ def test_the_summary_agrees_with_the_log_and_with_the_weights(single_run: Path) 
     assert summary["test_accuracy"] == test_line["accuracy"] == pytest.approx(accuracy.item())
     assert (summary["placement"], summary["world_size"]) == ("single", 1)
     assert (summary["optimizer_steps"], summary["gradient_accumulation_steps"]) == (24, 8)
-
-
-def test_two_processes_repeat_the_single_process(single_run: Path, tmp_path: Path) -> None:
-    run_dir = run_train(tmp_path / "ddp", *SHORT_RUN, num_processes=2)
-    summary = read_summary(run_dir)
-
-    assert (summary["placement"], summary["world_size"]) == ("ddp", 2)
-    assert (summary["data_parallel_size"], summary["gradient_accumulation_steps"]) == (2, 4)
-    assert weight_difference(run_dir, single_run) < 1e-5
-    for line, expected in zip(read_metrics(run_dir), read_metrics(single_run), strict=True):
-        assert line.pop("split") == expected.pop("split")
-        assert line == pytest.approx(expected, rel=1e-4)
 
 
 def test_the_same_run_again_is_the_same_to_the_last_bit(single_run: Path, tmp_path: Path) -> None:

@@ -35,12 +35,6 @@ def check_launcher(config: TrainConfig, devices: Devices) -> None:
             "placement fsdp2 needs an accelerator, because Accelerate runs no FSDP2 on CPUs; try "
             f"python -m {(__package__ or '')}.reference.fsdp2, which does"
         )
-    if devices.strategy == "fsdp2" and config.exact:
-        raise SettingError(
-            "placement fsdp2 through Accelerate is not exact: it clips by the norms of shards; try "
-            f"--no-exact, or torchrun --nproc-per-node {devices.world_size} -m "
-            f"{__package__}.reference.fsdp2 --exact"
-        )
     if devices.strategy == "data_parallel" and config.mixed_precision == "fp16":
         raise SettingError("data_parallel has no fp16 here; try --mixed-precision bf16, or ddp")
     launched = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")

@@ -67,8 +67,8 @@ class TrainConfig:
     placement: Placement = "auto"
     """Devices and strategy; auto follows the launcher and takes the accelerator that is there."""
 
-    exact: bool = False
-    """The same result to the last bit on 1, 2, 4, ... processes, for a price; see exact.py."""
+    exact: bool = True
+    """The same result to the last bit on 1, 2, 4, ... processes, by ordered sums; see exact.py."""
 
     mixed_precision: Precision = "no"
     """Type of the forward pass: no is float32; bf16 and fp16 autocast (fp16 on GPUs only)."""

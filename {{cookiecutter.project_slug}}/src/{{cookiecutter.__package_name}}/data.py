@@ -109,4 +109,4 @@ def read_inputs(paths: Sequence[Path]) -> Tensor:
 
 def draw_input(axes: Axes, inputs: Tensor) -> None:
     """Draw one sample, (1, 8, 8), on `axes`."""
-    axes.imshow(inputs[0], cmap="gray_r", vmin=0, vmax=1)
+    axes.imshow(inputs[0].numpy(), cmap="gray_r", vmin=0, vmax=1)

@@ -23,6 +23,9 @@ class Devices:
     world_size: int
     devices_per_process: int = 1
 
+    exact: bool = False
+    """Whether sums are ordered, and the result so the same to the last bit."""
+
     def autocast(self, mixed_precision: Precision) -> torch.autocast:
         """Return a context whose forward passes run in `mixed_precision`."""
         dtype = torch.float16 if mixed_precision == "fp16" else torch.bfloat16
@@ -37,11 +40,12 @@ class Devices:
 def find_devices(config: TrainConfig, strategy: str | None = None) -> Devices:
     """Return what `config.placement` means on this machine, under this launcher.
 
-    Reads environment variables and asks for devices; starts nothing.
+    Reads environment variables and asks for devices; starts nothing. Where `placement` is auto
+    and comes out as a strategy that cannot be exact, the run is not exact, and the plan says so.
 
     Args:
         config: The settings; `placement` and `mixed_precision` are checked against the machine.
-        strategy: The only strategy of the calling program; None where it has them all.
+        strategy: The only strategy of the calling program; None where Accelerate has them all.
 
     Raises:
         SettingError: placement, launcher, precision and machine do not fit; with what to type.
@@ -51,41 +55,43 @@ def find_devices(config: TrainConfig, strategy: str | None = None) -> Devices:
     accelerator = None if on_cpu else torch.accelerator.current_accelerator(check_available=True)
     device_type = accelerator.type if accelerator else "cpu"
     num_devices = torch.accelerator.device_count() if accelerator else 1
+    by_accelerate = strategy is None
     if strategy is None:
         strategy = _strategy(config.placement, world_size, num_devices)
         _check_several(strategy, world_size, num_devices)
     elif config.placement not in ("auto", "cpu", strategy):
         raise SettingError(
             f"this program's placement is {strategy}, not {config.placement}; type: "
-            f"python -m {_program().rpartition('.')[0]}.{config.placement}"
+            f"python -m {program_name().rpartition('.')[0]}.{config.placement}"
         )
     if strategy in ("single", "data_parallel") and world_size > 1:
         raise SettingError(
             f"placement {strategy} is one process and the launcher started {world_size}; type: "
-            f"python -m {_program()} --placement {strategy}"
-        )
-    if config.exact and strategy == "data_parallel":
-        raise SettingError(
-            "placement data_parallel cannot be exact: PyTorch sums its replicas in an order of its "
-            f"own; try --no-exact, or torchrun --nproc-per-node {num_devices} -m {_program()}"
+            f"python -m {program_name()} --placement {strategy}"
         )
     _check_precision(config.mixed_precision, device_type)
+    devices_per_process = num_devices if strategy == "data_parallel" else 1
+    obstacle = _obstacle_to_exact(strategy, devices_per_process, by_accelerate=by_accelerate)
+    if config.exact and obstacle and config.placement == strategy:
+        raise SettingError(f"placement {strategy} cannot be exact: {obstacle}; try --no-exact")
     local_rank = int(os.environ.get("LOCAL_RANK", 0))
     if accelerator and local_rank >= num_devices:
         raise SettingError(
             f"local rank {local_rank} has no device: this machine has {num_devices}; type: "
-            f"torchrun --nproc-per-node {num_devices} -m {_program()}, or try --placement cpu"
+            f"torchrun --nproc-per-node {num_devices} -m {program_name()}, or try --placement cpu"
         )
     return Devices(
         strategy=strategy,
         device=torch.device(device_type, local_rank) if accelerator else torch.device("cpu"),
         rank=int(os.environ.get("RANK", 0)),
         world_size=world_size,
-        devices_per_process=num_devices if strategy == "data_parallel" else 1,
+        devices_per_process=devices_per_process,
+        exact=config.exact and not obstacle,
     )
 
 
-def _program() -> str:
+def program_name() -> str:
+    """Return the module that `python -m` started."""
     spec = sys.modules["__main__"].__spec__
     return spec.name if spec else "PROGRAM"
 
@@ -105,9 +111,20 @@ def _check_several(strategy: str, world_size: int, num_devices: int) -> None:
     if strategy in ("ddp", "fsdp2") and world_size == 1:
         raise SettingError(
             f"placement {strategy} needs several processes and the launcher started one; type: "
-            f"torchrun --nproc-per-node {max(2, num_devices)} -m {_program()} "
+            f"torchrun --nproc-per-node {max(2, num_devices)} -m {program_name()} "
             f"--placement {strategy}"
         )
+
+
+def _obstacle_to_exact(
+    strategy: str, devices_per_process: int, *, by_accelerate: bool
+) -> str | None:
+    """Return why a strategy's sums have no fixed order, None where they can have one."""
+    if devices_per_process > 1:
+        return "PyTorch sums DataParallel's replicas in an order of its own"
+    if strategy == "fsdp2" and by_accelerate:
+        return "Accelerate clips by the norms of shards (reference.fsdp2 can be exact)"
+    return None
 
 
 def _check_precision(mixed_precision: str, device_type: str) -> None:

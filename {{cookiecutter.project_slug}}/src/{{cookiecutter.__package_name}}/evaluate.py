@@ -56,7 +56,7 @@ def evaluate_run(settings: EvaluateConfig) -> Evaluation:
         tracker="none",
     )
     devices = find_devices(config)
-    fix_kernels(config)
+    fix_kernels(devices)
     accelerator = make_accelerator(config, devices)
 
     # Data

@@ -28,13 +28,13 @@ from torch.distributed.fsdp import FSDPModule
 from torch.nn.parallel import DistributedDataParallel
 from torch.nn.utils import clip_grad_norm_, clip_grads_with_norm_, get_total_norm
 
-from .config import TrainConfig
+from .devices import Devices
 from .plan import Plan
 
 
-def fix_kernels(config: TrainConfig) -> None:
+def fix_kernels(devices: Devices) -> None:
     """Where the run is exact, choose deterministic kernels and one thread a process."""
-    if not config.exact:
+    if not devices.exact:
         return
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(True)
@@ -98,7 +98,7 @@ class GradientSum:
     """
 
     def __init__(self, parallel_model: nn.Module, plan: Plan) -> None:
-        self.enabled = plan.config.exact
+        self.enabled = plan.devices.exact
         if not self.enabled:
             return
         num_passes = len(plan.own_passes)

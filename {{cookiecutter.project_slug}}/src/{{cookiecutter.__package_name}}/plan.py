@@ -8,7 +8,7 @@ from torch import nn
 
 from .config import SettingError, TrainConfig
 from .data import load_split
-from .devices import Devices
+from .devices import Devices, program_name
 from .model import Classifier
 from .sampling import own_passes, steps_per_epoch
 from .schedule import learning_rate_at
@@ -91,8 +91,9 @@ class Plan:
         }
 
     def _exact(self) -> str:
-        if not self.config.exact:
-            return "no: other numbers of processes agree to rounding"
+        if not self.devices.exact:
+            reason = f", {self.devices.strategy} cannot be" if self.config.exact else ""
+            return f"no{reason}: other placements agree to rounding"
         odd = self.devices.world_size
         while odd % 2 == 0:
             odd //= 2
@@ -111,7 +112,11 @@ class Plan:
         )
         backend = dist.get_default_backend_for_device(devices.device)
         link = f", {backend}" if devices.world_size > 1 else ""
-        return f"{devices.strategy}: {processes} on {devices.device.type}{threads}{link}"
+        advice = ""
+        if devices.devices_per_process > 1:
+            advice = f"; faster: torchrun --nproc-per-node {devices.devices_per_process} -m "
+            advice += program_name()
+        return f"{devices.strategy}: {processes} on {devices.device.type}{threads}{link}{advice}"
 
 
 def show_plan(config: TrainConfig, devices: Devices) -> None:

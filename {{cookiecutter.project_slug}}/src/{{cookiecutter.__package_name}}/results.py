@@ -55,6 +55,7 @@ def summarize(plan: Plan, test: Evaluation, *, train_seconds: float) -> dict[str
         "global_batch_size": config.global_batch_size,
         "micro_batch_size": config.micro_batch_size,
         "gradient_accumulation_steps": plan.gradient_accumulation_steps,
+        "exact": devices.exact,
         "mixed_precision": config.mixed_precision,
         "optimizer_steps": plan.total_steps,
         "epochs": plan.total_steps / plan.steps_per_epoch,

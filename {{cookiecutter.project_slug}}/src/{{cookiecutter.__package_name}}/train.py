@@ -38,11 +38,11 @@ def train(config: TrainConfig) -> None:
     devices = find_devices(config)
     check_launcher(config, devices)
     accumulation_steps = config.gradient_accumulation_steps(devices.data_parallel_size)
+    fix_kernels(devices)
     if config.plan:
         return show_plan(config, devices)
     check_tracker(config)
     check_run_folder(config, devices)
-    fix_kernels(config)
     accelerator = make_accelerator(config, devices, accumulation_steps)
     device = accelerator.device
 

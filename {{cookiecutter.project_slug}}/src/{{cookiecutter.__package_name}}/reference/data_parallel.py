@@ -37,11 +37,11 @@ def train(config: TrainConfig) -> None:
     devices = find_devices(config, "data_parallel")
     device = devices.device
     accumulation_steps = config.gradient_accumulation_steps(devices.data_parallel_size)
+    fix_kernels(devices)
     if config.plan:
         return show_plan(config, devices)
     check_tracker(config)
     check_run_folder(config, devices)
-    fix_kernels(config)
 
     # Data
     train_set = load_split("train", augmented=True)

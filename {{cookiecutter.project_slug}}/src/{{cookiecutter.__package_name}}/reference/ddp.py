@@ -40,11 +40,11 @@ def train(config: TrainConfig) -> None:
     devices = find_devices(config, "ddp")
     device = devices.device
     accumulation_steps = config.gradient_accumulation_steps(devices.data_parallel_size)
+    fix_kernels(devices)
     if config.plan:
         return show_plan(config, devices)
     check_tracker(config)
     check_run_folder(config, devices)
-    fix_kernels(config)
     is_gpu = device.type != "cpu"
     if is_gpu:
         torch.accelerator.set_device_index(device)

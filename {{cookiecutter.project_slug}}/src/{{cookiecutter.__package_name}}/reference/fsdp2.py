@@ -42,11 +42,11 @@ def train(config: TrainConfig) -> None:
     devices = find_devices(config, "fsdp2")
     device = devices.device
     accumulation_steps = config.gradient_accumulation_steps(devices.data_parallel_size)
+    fix_kernels(devices)
     if config.plan:
         return show_plan(config, devices)
     check_tracker(config)
     check_run_folder(config, devices)
-    fix_kernels(config)
     is_gpu = device.type != "cpu"
     if is_gpu:
         torch.accelerator.set_device_index(device)
@@ -90,7 +90,7 @@ def train(config: TrainConfig) -> None:
                 seed_forward(config.seed, step, micro_batch)
                 # Reduce-scatter once a step, at its last pass; an exact sum sees to that itself.
                 is_last = micro_batch == plan.own_passes[-1]
-                parallel_model.set_requires_gradient_sync(is_last or config.exact)
+                parallel_model.set_requires_gradient_sync(is_last or devices.exact)
                 with devices.autocast(config.mixed_precision):
                     loss = loss_function(parallel_model(inputs), targets)
                 torch.autograd.backward(scaler.scale(loss / accumulation_steps))
@@ -98,7 +98,7 @@ def train(config: TrainConfig) -> None:
                 losses[micro_batch] = loss.detach()
             scaler.unscale_(optimizer)
             max_norm = config.max_grad_norm or math.inf
-            grad_norm = clip_shards_(model, max_norm, exact=config.exact)
+            grad_norm = clip_shards_(model, max_norm, exact=devices.exact)
             set_learning_rate(optimizer, plan.learning_rate_at(step))
             scaler.step(optimizer)
             scaler.update()

@@ -1,0 +1,65 @@
+import itertools
+
+import pytest
+import torch
+from torch import Tensor
+
+from {{ cookiecutter.__package_name }}.exact import TreeSum, sum_rows
+
+
+def leaves(count: int) -> list[Tensor]:
+    """Return tensors whose sum depends on the order of the additions."""
+    generator = torch.Generator().manual_seed(count)
+    exponents = torch.randint(-12, 12, (count, 50), generator=generator)
+    return list(torch.randn(count, 50, generator=generator) * 2.0**exponents)
+
+
+def tree_sum(values: list[Tensor]) -> Tensor:
+    tree = TreeSum(len(values))
+    copies = [value.clone() for value in values]
+    for value in copies[:-1]:
+        tree.add([value])
+    tree.finish([copies[-1]])
+    return copies[-1]
+
+
+def halves(values: list[Tensor]) -> Tensor:
+    """Return the sum as it is defined: halves while the number is even, then one by one."""
+    if len(values) % 2 == 0:
+        middle = len(values) // 2
+        return halves(values[:middle]) + halves(values[middle:])
+    return torch.stack(list(itertools.accumulate(values)))[-1]
+
+
+@pytest.mark.parametrize("count", range(1, 33))
+def test_the_tree_is_halves_and_odd_runs(count: int) -> None:
+    values = leaves(count)
+
+    assert torch.equal(tree_sum(values), halves(values))
+
+
+@pytest.mark.parametrize("count", [8, 12, 16, 24, 48])
+@pytest.mark.parametrize("smallest", [1, 3])
+def test_shares_of_ranks_make_the_same_sum(count: int, smallest: int) -> None:
+    """For world sizes whose ratio is a power of two: 1, 2, 4, ... or 3, 6, 12, ..."""
+    values = leaves(count)
+    sums = []
+    for world_size in (smallest * 2**power for power in range(5)):
+        if count % world_size == 0:
+            share = count // world_size
+            branches = [tree_sum(values[i : i + share]) for i in range(0, count, share)]
+            sums.append(sum_rows(torch.stack(branches)))
+
+    assert all(torch.equal(total, sums[0]) for total in sums)
+    plain = torch.stack(list(itertools.accumulate(values)))[-1]
+    torch.testing.assert_close(plain, halves(values), rtol=1e-3, atol=1e-3)
+    assert count == 3 or not torch.equal(plain, halves(values)), "these sums must not be exact"
+
+
+def test_only_the_chosen_tensors_of_a_tree_are_added() -> None:
+    tree = TreeSum(2)
+    tree.add([torch.tensor([1.0]), torch.tensor([10.0]), torch.tensor([100.0])])
+    last = [torch.tensor([0.5]), torch.tensor([0.25])]
+    tree.finish(last, indices=[2, 0])
+
+    assert [value.item() for value in last] == [100.5, 1.25]

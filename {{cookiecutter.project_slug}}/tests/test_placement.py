@@ -1,0 +1,69 @@
+"""One config, one result: whole runs of every strategy, compared step by step."""
+
+from pathlib import Path
+
+import pytest
+
+from .conftest import SHORT_RUN
+from .launching import read_metrics, read_summary, run_train, weight_difference
+
+
+@pytest.fixture(scope="session")
+def plain_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return run_train(tmp_path_factory.mktemp("runs") / "plain", *SHORT_RUN, "--no-exact")
+
+
+@pytest.mark.parametrize(
+    ("program", "world_size"),
+    [
+        ("reference.single", 1),
+        ("reference.data_parallel", 1),
+        ("reference.ddp", 2),
+        ("reference.fsdp2", 2),
+        ("train", 2),
+    ],
+)
+def test_every_strategy_repeats_the_single_process(
+    program: str, world_size: int, plain_run: Path, tmp_path: Path
+) -> None:
+    run_dir = run_train(
+        tmp_path / "run", *SHORT_RUN, "--no-exact", program=program, num_processes=world_size
+    )
+    summary = read_summary(run_dir)
+
+    assert summary["placement"] == {"train": "ddp"}.get(program, program.split(".")[-1])
+    assert summary["world_size"] == summary["data_parallel_size"] == world_size
+    assert (summary["gradient_accumulation_steps"], summary["exact"]) == (8 // world_size, False)
+    # Clipping would hide a wrong scale of the gradients in the weights, but not in the norm.
+    for line, expected in zip(read_metrics(run_dir), read_metrics(plain_run), strict=True):
+        assert line.pop("split") == expected.pop("split")
+        assert line == pytest.approx(expected, rel=1e-4)
+    assert weight_difference(run_dir, plain_run) < 1e-5
+
+
+@pytest.mark.parametrize(
+    ("program", "world_size"), [("train", 2), ("reference.single", 1), ("reference.fsdp2", 2)]
+)
+def test_exact_runs_are_the_same_to_the_last_bit(
+    program: str, world_size: int, single_run: Path, tmp_path: Path
+) -> None:
+    run_dir = run_train(tmp_path / "run", *SHORT_RUN, program=program, num_processes=world_size)
+    summary = read_summary(run_dir)
+
+    assert (summary["world_size"], summary["exact"]) == (world_size, True)
+    assert weight_difference(run_dir, single_run) == 0
+    assert read_metrics(run_dir) == read_metrics(single_run)
+
+
+def test_the_order_of_the_sums_is_what_makes_the_difference(
+    single_run: Path, plain_run: Path
+) -> None:
+    assert 0 < weight_difference(single_run, plain_run) < 1e-5
+
+
+def test_python_alone_starts_the_processes_of_a_reference(tmp_path: Path) -> None:
+    run_dir = run_train(
+        tmp_path / "run", "--max-steps", 2, "--num-processes", 2, program="reference.ddp"
+    )
+
+    assert read_summary(run_dir)["world_size"] == 2
