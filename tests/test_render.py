@@ -16,6 +16,11 @@ FILES = """
     .gitignore
     LICENSE
     README.md
+    launch/all_gpus.yaml
+    launch/cpu_two_processes.yaml
+    launch/fsdp2.yaml
+    launch/one_gpu.yaml
+    launch/two_machines.yaml
     noxfile.py
     pyproject.toml
     src/my_run/__init__.py
@@ -53,6 +58,7 @@ FILES = """
     tests/test_config.py
     tests/test_data_and_model.py
     tests/test_devices.py
+    tests/test_launch.py
     tests/test_sampling.py
     tests/test_schedule_and_optimizer.py
     tests/test_train.py
