@@ -76,6 +76,23 @@ def tests(session: nox.Session) -> None:
 
 
 @nox.session
+def placement(session: nox.Session) -> None:
+    """Compare 200 steps of a rendered project on every placement that a CPU has (minutes)."""
+    share_runtime(session)
+    install(session, *TEST_GROUP)
+    session.run("pytest", "tests/thorough", *session.posargs)
+
+
+@nox.session(venv_backend="none")
+def gpu(session: nox.Session) -> None:
+    """Compare precisions and placements on this machine's GPUs, with the torch of this Python.
+
+    It installs nothing, because only the machine's owner knows which torch fits its GPUs.
+    """
+    session.run(sys.executable, "-m", "tests.gpu", *session.posargs)
+
+
+@nox.session
 @nox.parametrize("python, overrides, selection", RENDER_CELLS)
 def render(session: nox.Session, overrides: list[str], selection: str) -> None:
     """Test the template under each Python, and with the oldest and newest packages it supports.
