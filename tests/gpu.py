@@ -10,6 +10,7 @@ import os
 import sys
 import tempfile
 import time
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -218,7 +219,9 @@ def check_all(here: Workplace) -> bool:
         except CannotRun as reason:
             kind, text = "Could not run here", str(reason)
         except Exception as error:
-            kind, text = "Failed", f"{type(error).__name__}: {error}"
+            # Outside of pytest an assertion says nothing of itself.
+            where = traceback.extract_tb(error.__traceback__)[-1]
+            kind, text = "Failed", f"{type(error).__name__} at '{where.line}': {error}"
         seconds = time.monotonic() - started
         lines[kind].append(f"  {name:26}{text} ({seconds:.0f} s)")
         print(f"{kind}: {name}: {text}", flush=True)
