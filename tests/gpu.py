@@ -123,9 +123,13 @@ def exact_again(here: Workplace) -> str:
 
 
 def references_of_one_process(here: Workplace) -> str:
-    for program in ("reference.single", "reference.ddp", "reference.fsdp2"):
-        assert_same_bits(here.run(program, "--exact"), here.single("--exact"))
-    return "single, ddp and fsdp2 (nccl) have the bits of train"
+    single = here.single("--exact")
+    for program in ("reference.single", "reference.ddp"):
+        assert_same_bits(here.run(program, "--exact"), single)
+    # PyTorch calls no custom reduce-scatter on one process, so that FSDP2 cannot be exact there.
+    found = difference(here.run("reference.fsdp2", "--no-exact"), single)
+    assert is_close(found), found
+    return f"single and ddp (nccl) have the bits of train; fsdp2: {found}"
 
 
 def exact_over_processes(here: Workplace) -> str:
