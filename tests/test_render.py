@@ -57,8 +57,12 @@ FILES = """
     tests/launching.py
     tests/test_config.py
     tests/test_data_and_model.py
+    tests/test_data_parallel.py
     tests/test_devices.py
+    tests/test_exact.py
     tests/test_launch.py
+    tests/test_placement.py
+    tests/test_references.py
     tests/test_sampling.py
     tests/test_schedule_and_optimizer.py
     tests/test_train.py

@@ -83,6 +83,15 @@ def test_fsdp2_by_accelerate_on_a_cpu_is_refused(monkeypatch: pytest.MonkeyPatch
     assert find_devices(config, "fsdp2").strategy == "fsdp2"
 
 
+@pytest.mark.parametrize(("world_size", "is_exact"), [("1", False), ("2", True)])
+def test_the_fsdp2_reference_is_exact_where_it_reduces_at_all(
+    world_size: str, is_exact: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", world_size)
+
+    assert find_devices(TrainConfig(), "fsdp2").exact == is_exact
+
+
 def test_a_reference_refuses_another_placement() -> None:
     with pytest.raises(SettingError, match="placement is ddp, not single"):
         find_devices(TrainConfig(placement="single"), "ddp")

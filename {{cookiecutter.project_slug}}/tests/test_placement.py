@@ -59,11 +59,3 @@ def test_the_order_of_the_sums_is_what_makes_the_difference(
     single_run: Path, plain_run: Path
 ) -> None:
     assert 0 < weight_difference(single_run, plain_run) < 1e-5
-
-
-def test_python_alone_starts_the_processes_of_a_reference(tmp_path: Path) -> None:
-    run_dir = run_train(
-        tmp_path / "run", "--max-steps", 2, "--num-processes", 2, program="reference.ddp"
-    )
-
-    assert read_summary(run_dir)["world_size"] == 2

@@ -8,8 +8,14 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
+from {{ cookiecutter.__package_name }}.config import (
+    SettingError,
+    TrainConfig,
+)
 from {{ cookiecutter.__package_name }}.data import load_split
+from {{ cookiecutter.__package_name }}.devices import find_devices
 from {{ cookiecutter.__package_name }}.model import Classifier
+from {{ cookiecutter.__package_name }}.run_folder import check_run_folder
 
 from .launching import launch, read_metrics, read_summary, run_train, weight_difference
 
@@ -106,21 +112,28 @@ def test_prediction_names_the_class_of_an_image_file(single_run: Path, tmp_path:
     assert done.stdout.startswith(f"{file}: {expected} (")
 
 
-def test_a_folder_with_a_run_or_with_other_files_is_refused(
+def test_a_folder_that_will_not_do_is_refused_and_left_alone(
     single_run: Path, tmp_path: Path
 ) -> None:
     (tmp_path / "notes.txt").touch()
-    refused = {single_run: "already holds a run", tmp_path: "is not empty and holds no run"}
-    for folder, reason in refused.items():
-        done = launch("train", "--run-dir", folder)
-
-        assert done.returncode == 2
-        [line] = done.stderr.splitlines()
-        assert line.startswith("error: run_dir") and reason in line and "--run-dir" in line
+    reasons = {
+        single_run: "already holds a run; try --run-dir",
+        tmp_path: "is not empty and holds no run; try --run-dir",
+        tmp_path / "notes.txt" / "run": "notes.txt is a file",
+    }
+    for run_dir, reason in reasons.items():
+        config = TrainConfig(run_dir=run_dir)
+        devices = find_devices(config, "single")
+        with pytest.raises(SettingError, match=reason):
+            check_run_folder(config, devices)
+    check_run_folder(TrainConfig(run_dir=tmp_path / "new" / "run"), devices)
+    assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
 
 
 def test_a_tracker_that_is_not_installed_is_refused(tmp_path: Path) -> None:
     done = launch("train", "--tracker", "trackio", "--run-dir", tmp_path / "run")
 
-    assert done.returncode == 2 and "python -m pip install trackio" in done.stderr
+    assert done.returncode == 2
+    [line] = done.stderr.splitlines()
+    assert line.startswith("error: tracker") and "python -m pip install trackio" in line
     assert not (tmp_path / "run").exists()

@@ -71,7 +71,9 @@ def find_devices(config: TrainConfig, strategy: str | None = None) -> Devices:
         )
     _check_precision(config.mixed_precision, device_type)
     devices_per_process = num_devices if strategy == "data_parallel" else 1
-    obstacle = _obstacle_to_exact(strategy, devices_per_process, by_accelerate=by_accelerate)
+    obstacle = _obstacle_to_exact(
+        strategy, world_size, devices_per_process, by_accelerate=by_accelerate
+    )
     if config.exact and obstacle and config.placement == strategy:
         raise SettingError(f"placement {strategy} cannot be exact: {obstacle}; try --no-exact")
     local_rank = int(os.environ.get("LOCAL_RANK", 0))
@@ -117,13 +119,15 @@ def _check_several(strategy: str, world_size: int, num_devices: int) -> None:
 
 
 def _obstacle_to_exact(
-    strategy: str, devices_per_process: int, *, by_accelerate: bool
+    strategy: str, world_size: int, devices_per_process: int, *, by_accelerate: bool
 ) -> str | None:
     """Return why a strategy's sums have no fixed order, None where they can have one."""
     if devices_per_process > 1:
         return "PyTorch sums DataParallel's replicas in an order of its own"
     if strategy == "fsdp2" and by_accelerate:
         return "Accelerate clips by the norms of shards (reference.fsdp2 can be exact)"
+    if strategy == "fsdp2" and world_size == 1:
+        return "FSDP2 on one process leaves out the reduce-scatter, which orders the sums"
     return None
 
 

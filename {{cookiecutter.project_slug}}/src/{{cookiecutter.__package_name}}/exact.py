@@ -183,7 +183,7 @@ class _Part:
         rows = self.received.view(self.world_size, -1)
         self.total = sum_rows(rows).div_(self.world_size)
         # The parts that were sent away are no longer needed: their memory takes the sums.
-        self.work = dist.all_gather_into_tensor(self.sent, self.total, async_op=True)
+        self.work = dist.all_gather_single(self.sent, self.total, async_op=True)
 
     def finish(self) -> None:
         self.work.wait()
