@@ -114,6 +114,8 @@ def test_one_process_that_sees_four_gpus_takes_them_all_and_names_what_is_faster
     assert not devices.exact and rows["Exact"].startswith("no, data_parallel cannot be")
     with pytest.raises(SettingError, match=r"cannot be exact.*try --no-exact"):
         find_devices(TrainConfig(placement="data_parallel"))
+    with pytest.raises(SettingError, match="type: torchrun --nproc-per-node 4"):
+        find_devices(TrainConfig(compile=True))
 
 
 @pytest.mark.usefixtures("four_gpus")

@@ -71,6 +71,11 @@ def find_devices(config: TrainConfig, strategy: str | None = None) -> Devices:
         )
     _check_precision(config.mixed_precision, device_type)
     devices_per_process = num_devices if strategy == "data_parallel" else 1
+    if config.compile and devices_per_process > 1:
+        raise SettingError(
+            "data_parallel cannot be compiled: its replicas would run the first device's code; try "
+            f"--no-compile, or type: torchrun --nproc-per-node {num_devices} -m {program_name()}"
+        )
     obstacle = _obstacle_to_exact(
         strategy, world_size, devices_per_process, by_accelerate=by_accelerate
     )
