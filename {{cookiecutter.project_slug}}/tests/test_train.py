@@ -1,6 +1,7 @@
 """Whole runs, as a person starts them."""
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
+from {{ cookiecutter.__package_name }} import predict
 from {{ cookiecutter.__package_name }}.config import (
     SettingError,
     TrainConfig,
@@ -99,17 +101,22 @@ def test_evaluation_on_three_processes_repeats_the_summary(single_run: Path) -> 
     assert f"{summary['test_accuracy']:.4f}" in done.stdout
 
 
-def test_prediction_names_the_class_of_an_image_file(single_run: Path, tmp_path: Path) -> None:
+def test_prediction_names_the_class_of_an_image_file(
+    single_run: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     image, _ = load_split("test", augmented=False)[0]
     file = tmp_path / "digit.png"
     Image.fromarray((image[0] * 255).round().byte().numpy()).save(file)
     model = Classifier().eval()
     model.load_state_dict(load_file(single_run / "model.safetensors"))
     expected = int(model(image.unsqueeze(0)).argmax())
-    done = launch("predict", "--run-dir", single_run, file)
+    monkeypatch.setattr(sys, "argv", ["predict", "--run-dir", str(single_run), str(file)])
+    predict.main()
 
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.startswith(f"{file}: {expected} (")
+    assert capsys.readouterr().out.startswith(f"{file}: {expected} (")
 
 
 def test_a_folder_that_will_not_do_is_refused_and_left_alone(
