@@ -77,8 +77,7 @@ def load_split(split: Split, *, augmented: bool) -> Digits:
 def warp_randomly(images: Tensor) -> Tensor:
     """Return (batch, 1, 8, 8) images, each rotated, scaled, sheared and moved a little.
 
-    Up to 0.15 rad, 10 %, 0.2 and 0.7 pixels: with it the test accuracy rises from about 98.8 % to
-    99.5 % (mean of 4 seeds).
+    Up to 0.15 rad, 10 %, 0.2 and 0.7 pixels.
     """
     angle, width, height, shear, shift_x, shift_y = 2 * torch.rand(6, len(images)) - 1
     angle, shear, half = 0.15 * angle, 0.2 * shear, IMAGE_SIZE / 2

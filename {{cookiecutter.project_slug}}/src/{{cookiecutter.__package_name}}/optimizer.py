@@ -1,7 +1,8 @@
 """The optimizer: SGD with Nesterov momentum, decaying what multiplies and not what adds.
 
-SGD, because small differences stay small under it. AdamW at rates of the same accuracy makes, of
-a difference of 1e-7 in the first weights, one of 1e-2 to 1e-5 in the last (SGD: 1e-4 to 1e-7).
+SGD, because small differences grow less under it. A change of 1e-7 in the first weights became
+2e-5 to 3e-3 of the largest weight with AdamW (four settings, one seed each), and 2e-6 to 3e-4
+with SGD at 0.03 (two batch sizes, two seeds); one CPU thread, 40 epochs.
 """
 
 import torch
