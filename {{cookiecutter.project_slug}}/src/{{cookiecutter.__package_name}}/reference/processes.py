@@ -18,6 +18,13 @@ class ProcessesConfig(TrainConfig):
     num_processes: int | None = None
     """Processes to start; None is one a device, and two on a CPU."""
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.num_processes is not None and self.num_processes < 1:
+            raise SettingError(
+                f"num_processes ({self.num_processes}) must be at least 1; try --num-processes 2"
+            )
+
 
 def run_processes(train: Callable[[TrainConfig], None]) -> None:
     """Run `train` in this process where a launcher started it, else in processes of its own.
