@@ -26,14 +26,19 @@ FILES = """
     src/my_run/__init__.py
     src/my_run/accelerated.py
     src/my_run/checkpoint.py
+    src/my_run/checkpoint_writer.py
     src/my_run/config.py
     src/my_run/data.py
     src/my_run/devices.py
+    src/my_run/environment.py
     src/my_run/evaluate.py
     src/my_run/exact.py
     src/my_run/figures.py
+    src/my_run/files.py
+    src/my_run/finite.py
     src/my_run/loaders.py
     src/my_run/metrics.py
+    src/my_run/metrics_file.py
     src/my_run/model.py
     src/my_run/optimizer.py
     src/my_run/plan.py
@@ -45,13 +50,17 @@ FILES = """
     src/my_run/reference/processes.py
     src/my_run/reference/single.py
     src/my_run/report.py
+    src/my_run/resume.py
     src/my_run/results.py
     src/my_run/run_folder.py
     src/my_run/sampling.py
     src/my_run/schedule.py
+    src/my_run/stopping.py
     src/my_run/tables.py
     src/my_run/trackers.py
     src/my_run/train.py
+    src/my_run/training_state.py
+    src/my_run/weights.py
     tests/__init__.py
     tests/conftest.py
     tests/launching.py

@@ -17,13 +17,14 @@ from {{ cookiecutter.__package_name }}.config import (
 from {{ cookiecutter.__package_name }}.data import load_split
 from {{ cookiecutter.__package_name }}.devices import find_devices
 from {{ cookiecutter.__package_name }}.model import Classifier
-from {{ cookiecutter.__package_name }}.run_folder import check_run_folder
+from {{ cookiecutter.__package_name }}.run_folder import RunFolder
 
 from .launching import launch, read_metrics, read_summary, run_train, weight_difference
 
 
 def test_a_run_leaves_a_folder_with_everything(single_run: Path) -> None:
     assert {path.name for path in single_run.iterdir() if path.is_file()} == {
+        ".lock",
         "config.yaml",
         "curves.png",
         "environment.json",
@@ -124,7 +125,7 @@ def test_a_folder_that_will_not_do_is_refused_and_left_alone(
 ) -> None:
     (tmp_path / "notes.txt").touch()
     reasons = {
-        single_run: "already holds a run; try --run-dir",
+        single_run: "already holds a run; try --resume auto",
         tmp_path: "is not empty and holds no run; try --run-dir",
         tmp_path / "notes.txt" / "run": "notes.txt is a file",
     }
@@ -132,8 +133,8 @@ def test_a_folder_that_will_not_do_is_refused_and_left_alone(
         config = TrainConfig(run_dir=run_dir)
         devices = find_devices(config, "single")
         with pytest.raises(SettingError, match=reason):
-            check_run_folder(config, devices)
-    check_run_folder(TrainConfig(run_dir=tmp_path / "new" / "run"), devices)
+            RunFolder(config, devices)
+    RunFolder(TrainConfig(run_dir=tmp_path / "new" / "run"), devices)
     assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
 
 

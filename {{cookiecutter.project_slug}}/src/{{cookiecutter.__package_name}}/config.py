@@ -14,13 +14,16 @@ from typing import Any, Literal, TypeVar
 import tyro
 import yaml
 
+from .files import write_whole
+
 Placement = Literal["auto", "cpu", "single", "data_parallel", "ddp", "fsdp2"]
 Precision = Literal["no", "bf16", "fp16"]
+Resume = Literal["never", "auto", "must"]
 Tracker = Literal["none", "tensorboard", "wandb", "mlflow", "trackio"]
 Settings = TypeVar("Settings")
 
-# Where a run lies and whether it only prints its plan: no part of what the run computes.
-NOT_SAVED = ("run_dir", "plan", "num_processes")
+# Where a run lies and how it starts: no part of what the run computes.
+NOT_SAVED = ("run_dir", "resume", "allow_changes", "plan", "num_processes")
 CONFIG_FILE = "config.yaml"
 # How long a collective waits for a rank that is gone, or still writing its report.
 PROCESS_GROUP_TIMEOUT_SECONDS = 600
@@ -30,12 +33,22 @@ class SettingError(ValueError):
     """Something that the user set, or typed to start the program, cannot work."""
 
 
+class RunError(RuntimeError):
+    """The run cannot go on, through no mistake in what was typed; all that is saved stays."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
     """Settings of one training run; the placement changes who computes, never what is computed."""
 
     run_dir: Path | None = None
-    """Folder of the run, new or empty; None takes runs/ and the time of the start."""
+    """Folder of the run; None takes runs/ and the time of the start."""
+
+    resume: Resume = "never"
+    """Go on with the run in run_dir: never; auto, if it holds one; must, or refuse to start."""
+
+    allow_changes: bool = False
+    """Resume although settings differ from those of the checkpoint: the result is a mixture."""
 
     seed: int = 0
     """Decides the first weights, the order of the samples, augmentation and dropout."""
@@ -85,6 +98,15 @@ class TrainConfig:
     eval_every: int = 38
     """Optimizer steps between two validations; 0 validates at the end only."""
 
+    checkpoint_every: int = 38
+    """Optimizer steps between two checkpoints; 0 saves only where a signal stops the run."""
+
+    keep_checkpoints: int = 2
+    """Newest checkpoints to keep, beside the one of the best validation; 0 keeps all."""
+
+    skip_nonfinite: bool = False
+    """Leave out steps whose loss or gradient is not finite, and count them; off stops the run."""
+
     tracker: Tracker = "tensorboard"
     """Where metrics go besides metrics.jsonl; wandb, mlflow and trackio are extras to install."""
 
@@ -96,7 +118,7 @@ class TrainConfig:
             1: ("epochs", "global_batch_size", "micro_batch_size", "log_every"),
             0: ("seed", "warmup_steps", "weight_decay", "max_grad_norm", "num_workers"),
         }
-        at_least[0] += ("learning_rate", "eval_every")
+        at_least[0] += ("learning_rate", "eval_every", "checkpoint_every", "keep_checkpoints")
         at_least[1] += ("max_steps",) if self.max_steps is not None else ()
         for least, names in at_least.items():
             for name in names:
@@ -109,6 +131,10 @@ class TrainConfig:
                     )
         if self.seed >= 2**63:
             raise SettingError(f"seed ({self.seed}) must be below 2**63; try --seed 0")
+        if self.resume != "never" and self.run_dir is None:
+            raise SettingError(
+                f"resume {self.resume} needs the folder of the run; try --run-dir runs/NAME"
+            )
         self.gradient_accumulation_steps(1)
 
     def gradient_accumulation_steps(self, data_parallel_size: int) -> int:
@@ -148,9 +174,7 @@ class TrainConfig:
 
 def save_config(config: TrainConfig, run_dir: Path) -> None:
     """Write the settings as YAML to the run's folder, for `--config FILE`."""
-    (run_dir / CONFIG_FILE).write_text(
-        yaml.safe_dump(config.saved(), sort_keys=False), encoding="utf-8"
-    )
+    write_whole(run_dir / CONFIG_FILE, yaml.safe_dump(config.saved(), sort_keys=False))
 
 
 def load_config(file: Path) -> TrainConfig:
@@ -247,10 +271,22 @@ def _in_one_line(box: str) -> str:
 
 @contextlib.contextmanager
 def errors_in_one_line() -> Iterator[None]:
-    """Turn a `SettingError` into one line on rank 0 and exit code 2."""
+    """Turn what a person can mend into one line on rank 0.
+
+    Exit codes: 2 for a `SettingError`, 1 for a `RunError`, 130 for the second Ctrl-C.
+    """
     try:
         yield
-    except SettingError as error:
-        if int(os.environ.get("RANK", 0)) == 0:
-            print(f"error: {error}", file=sys.stderr, flush=True)
-        raise SystemExit(2) from None
+    except (SettingError, RunError) as error:
+        _say_on_rank_0(f"error: {error}")
+        raise SystemExit(2 if isinstance(error, SettingError) else 1) from None
+    except KeyboardInterrupt:
+        _say_on_rank_0("interrupted: left at once; the newest whole checkpoint stands")
+        # At once: without waiting for threads that write, or for ranks that are gone.
+        os._exit(130)
+
+
+def _say_on_rank_0(line: str) -> None:
+    sys.stdout.flush()
+    if int(os.environ.get("RANK", 0)) == 0:
+        print(line, file=sys.stderr, flush=True)

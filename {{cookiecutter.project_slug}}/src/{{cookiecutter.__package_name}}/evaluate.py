@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Literal
 
 from .accelerated import make_accelerator
-from .checkpoint import load_weights
 from .config import CONFIG_FILE, Precision, errors_in_one_line, load_config, parse_command_line
 from .data import Split, load_split
 from .devices import find_devices
@@ -18,7 +17,9 @@ from .exact import fix_kernels
 from .loaders import make_eval_loader
 from .metrics import Evaluation, evaluate
 from .model import Classifier
+from .resume import weights_folder
 from .tables import print_table
+from .weights import load_weights
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,7 +27,10 @@ class EvaluateConfig:
     """Measure the trained model of a run folder on one of the splits."""
 
     run_dir: Path
-    """Folder of a finished run: its config.yaml and model.safetensors are read."""
+    """Folder of a run: its config.yaml and its weights are read."""
+
+    checkpoint: str | None = None
+    """Weights to take: None the final ones; newest, best in validation, or step_00000038 and so."""
 
     split: Split = "test"
     """Samples to measure on; none is augmented."""
@@ -39,10 +43,10 @@ class EvaluateConfig:
 
 
 def evaluate_run(settings: EvaluateConfig) -> Evaluation:
-    """Return the results of the run's final weights, on every rank.
+    """Return the results of the run's weights, on every rank.
 
     Raises:
-        SettingError: the folder holds no finished run, or the machine does not fit.
+        SettingError: the folder holds no such weights, or the machine does not fit.
     """
     # Devices
     trained = load_config(settings.run_dir / CONFIG_FILE)
@@ -65,14 +69,15 @@ def evaluate_run(settings: EvaluateConfig) -> Evaluation:
 
     # Model
     model = Classifier()
-    load_weights(settings.run_dir, model)
+    weights = weights_folder(settings.run_dir, settings.checkpoint)
+    load_weights(weights, model)
     model = accelerator.prepare_model(model, evaluation_mode=True)
 
     result = evaluate(model, loader, accelerator.device)
     if devices.rank == 0:
         rows = {name.capitalize(): f"{value:.4f}" for name, value in result.means.items()}
         title = f"{settings.split.capitalize()} split, {result.samples} samples"
-        print_table(title, {**rows, "Weights": f"{settings.run_dir}/"})
+        print_table(title, {**rows, "Weights": f"{weights}/"})
     accelerator.end_training()
     return result
 

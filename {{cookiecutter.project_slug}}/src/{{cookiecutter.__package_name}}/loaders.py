@@ -11,6 +11,7 @@ from .config import TrainConfig
 from .devices import Devices
 from .plan import Plan
 from .sampling import EvaluationSampler, MicroBatch, TrainSampler
+from .stopping import leave_signals_to_training
 
 
 class MapDataset(Protocol):
@@ -21,15 +22,15 @@ class MapDataset(Protocol):
     def __getitem__(self, index: int, /) -> Any: ...
 
 
-def make_train_loader(dataset: MapDataset, plan: Plan, *, first_step: int = 1) -> DataLoader[Any]:
-    """Return this rank's micro-batches of the whole run, from `first_step` on, in one pass."""
+def make_train_loader(dataset: MapDataset, plan: Plan) -> DataLoader[Any]:
+    """Return this rank's micro-batches of all steps that are left, in one pass."""
     config = plan.config
     sampler = TrainSampler(
         plan.num_train_samples,
         global_batch_size=config.global_batch_size,
         micro_batch_size=config.micro_batch_size,
         seed=config.seed,
-        steps=range(first_step, plan.total_steps + 1),
+        steps=plan.steps,
         passes=plan.own_passes,
     )
     return _make_loader(dataset, sampler, config, plan.devices)
@@ -58,6 +59,7 @@ def _make_loader(
         batch_size=None,
         num_workers=config.num_workers,
         pin_memory=devices.device.type == "cuda",
+        worker_init_fn=leave_signals_to_training,
         # Without its own generator, each new iterator would take a number from the global one.
         generator=torch.Generator(),
     )

@@ -10,6 +10,7 @@ from .config import SettingError, TrainConfig
 from .data import load_split
 from .devices import Devices, program_name
 from .model import Classifier
+from .resume import Progress
 from .sampling import own_passes, steps_per_epoch
 from .schedule import learning_rate_at
 from .tables import print_table
@@ -25,6 +26,13 @@ class Plan:
     gradient_accumulation_steps: int
     steps_per_epoch: int
     total_steps: int
+    start: Progress
+    """Where the run goes on; step 0 of a new one."""
+
+    @property
+    def steps(self) -> range:
+        """The optimizer steps that are left, counted from 1."""
+        return range(self.start.step + 1, self.total_steps + 1)
 
     @property
     def passes_per_step(self) -> int:
@@ -60,6 +68,11 @@ class Plan:
         every = self.config.eval_every
         return bool(every and step % every == 0) or step == self.total_steps
 
+    def saves_at(self, step: int) -> bool:
+        """Tell whether a checkpoint is due after `step`; the last step always has one."""
+        every = self.config.checkpoint_every
+        return bool(every) and (step % every == 0 or step == self.total_steps)
+
     def show(self, model: nn.Module) -> None:
         """Print the plan on rank 0."""
         if self.devices.rank == 0:
@@ -88,7 +101,27 @@ class Plan:
             "Epoch": f"{self.steps_per_epoch} steps, {used} of {self.num_train_samples} samples"
             + (f"; other {rest} are left out each time" if rest else ""),
             "Steps": f"{self.total_steps} optimizer steps ({epochs:.3g} epochs)",
+            "Checkpoints": self._checkpoints(),
+            **({"Resumed": self._resumed()} if self.start.step else {}),
         }
+
+    def _checkpoints(self) -> str:
+        every, keep = self.config.checkpoint_every, self.config.keep_checkpoints
+        if not every:
+            return "only where a signal stops the run"
+        kept = f"the newest {keep} and the best are kept" if keep else "all are kept"
+        return f"every {every} steps and at the best validation; {kept}"
+
+    def _resumed(self) -> str:
+        start = self.start
+        where = f"after step {start.step}, reached by {start.strategy} on {start.world_size} "
+        where += f"process{'es' * (start.world_size > 1)}"
+        odd, odd_before = (
+            size // (size & -size) for size in (self.devices.world_size, start.world_size)
+        )
+        if self.devices.exact and (not start.exact or odd != odd_before):
+            where += ", which are not the bits of a run on these processes alone"
+        return where
 
     def _exact(self) -> str:
         if not self.devices.exact:
@@ -129,11 +162,18 @@ def show_plan(config: TrainConfig, devices: Devices) -> None:
     plan.show(Classifier())
 
 
-def make_plan(config: TrainConfig, devices: Devices, *, num_train_samples: int) -> Plan:
-    """Return the plan.
+def make_plan(
+    config: TrainConfig,
+    devices: Devices,
+    *,
+    num_train_samples: int,
+    start: Progress = Progress(),  # noqa: B008 (it is frozen)
+) -> Plan:
+    """Return the plan of a run that goes on from `start`.
 
     Raises:
-        SettingError: the batch does not divide, or there are fewer samples than a batch.
+        SettingError: the batch does not divide, there are fewer samples than a batch, or `start`
+            was reached with other samples or lies behind the end.
     """
     per_epoch = steps_per_epoch(num_train_samples, config.global_batch_size)
     if not per_epoch:
@@ -142,11 +182,23 @@ def make_plan(config: TrainConfig, devices: Devices, *, num_train_samples: int) 
             f"global_batch_size ({config.global_batch_size}) is more than the "
             f"{num_train_samples} training samples; try --global-batch-size {largest}"
         )
+    total_steps = config.max_steps or config.epochs * per_epoch
+    if start.step > total_steps:
+        raise SettingError(
+            f"the checkpoint is of step {start.step} and the run ends at step {total_steps}; try "
+            f"--max-steps {start.step} or more"
+        )
+    if start.step and start.num_train_samples != num_train_samples and not config.allow_changes:
+        raise SettingError(
+            f"the training set has {num_train_samples} samples and had {start.num_train_samples} "
+            f"up to step {start.step}; bring it back, or try --allow-changes"
+        )
     return Plan(
         config=config,
         devices=devices,
         num_train_samples=num_train_samples,
         gradient_accumulation_steps=config.gradient_accumulation_steps(devices.data_parallel_size),
         steps_per_epoch=per_epoch,
-        total_steps=config.max_steps or config.epochs * per_epoch,
+        total_steps=total_steps,
+        start=start,
     )

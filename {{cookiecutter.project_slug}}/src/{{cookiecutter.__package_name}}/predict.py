@@ -6,10 +6,11 @@ from pathlib import Path
 import torch
 import tyro
 
-from .checkpoint import load_weights
 from .config import SettingError, errors_in_one_line, parse_command_line
 from .data import CLASS_NAMES, read_inputs
 from .model import Classifier
+from .resume import weights_folder
+from .weights import load_weights
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,7 +18,10 @@ class PredictConfig:
     """Classify files with the trained model of a run folder."""
 
     run_dir: Path
-    """Folder of a finished run: its model.safetensors is read."""
+    """Folder of a run: its weights are read."""
+
+    checkpoint: str | None = None
+    """Weights to take: None the final ones; newest, best in validation, or step_00000038 and so."""
 
     files: tyro.conf.Positional[tuple[Path, ...]]
     """Files to classify."""
@@ -33,7 +37,7 @@ def predict(settings: PredictConfig) -> list[tuple[str, float]]:
     if not settings.files:
         raise SettingError("no file to classify; type its name behind the flags")
     model = Classifier().eval()
-    load_weights(settings.run_dir, model)
+    load_weights(weights_folder(settings.run_dir, settings.checkpoint), model)
     try:
         inputs = read_inputs(settings.files)
     except ValueError as error:

@@ -1,42 +1,53 @@
 """What stands at the end of a run: its numbers, its pictures, and a table that says where."""
 
-from collections.abc import Mapping
 from typing import Any
 
 from torch.utils.data import Dataset
 
-from .checkpoint import save_weights
 from .figures import draw_curves, draw_predictions
-from .metrics import Evaluation
-from .plan import Plan
-from .report import Report, read_metrics
-from .run_folder import write_json
+from .files import write_json
+from .metrics_file import read_metrics
+from .report import Report
+from .resume import how_to_go_on
+from .run_folder import SUMMARY_FILE
 from .tables import print_table
+from .training_state import TrainingState
+from .weights import save_weights
 
 
 def write_results(
-    report: Report, state_dict: Mapping[str, Any], test_set: Dataset[Any], test: Evaluation
+    report: Report, state: TrainingState, test_set: Dataset[Any], stopped_by: str | None
 ) -> None:
-    """Write weights, `summary.json`, `curves.png` and `predictions.png`; print the result.
+    """Write `summary.json` and pictures, and the weights of a run that came to its end; print it.
 
-    On rank 0, which alone has a run folder; the others return at once.
+    Every rank calls it; rank 0, which alone has a run folder, writes.
     """
-    run_dir, plan, train_seconds = report.run_dir, report.plan, report.train_seconds
+    weights = state.weights()
+    run_dir = report.run_dir
     if run_dir is None:
         return
-    save_weights(run_dir, state_dict)
-    summary = summarize(plan, test, train_seconds=train_seconds)
-    write_json(run_dir / "summary.json", summary)
-    draw_curves(read_metrics(run_dir), run_dir / "curves.png")
-    draw_predictions(test_set, test, run_dir / "predictions.png")
+    with report.explained():
+        draw_curves(read_metrics(run_dir), run_dir / "curves.png")
+        if report.test is not None:
+            draw_predictions(test_set, report.test, run_dir / "predictions.png")
+            save_weights(run_dir, weights)
+        summary = summarize(report, stopped_by)
+        write_json(run_dir / SUMMARY_FILE, summary)
+    report.run_folder.release()
+    seconds, speed = report.train_seconds, summary["train_samples_per_second"]
+    training = f"{seconds:.1f} s, {speed:,.0f} samples per second"
+    if report.test is None:
+        print(f"Stopped by {stopped_by} after step {report.steps_done}, {training}.")
+        print(how_to_go_on(run_dir, report.plan.devices))
+        return
+    test = report.test
     right = round(test.means["accuracy"] * test.samples)
-    speed = summary["train_samples_per_second"]
     print_table(
         "Result",
         {
             "Test accuracy": f"{test.means['accuracy']:.2%} ({right} of {test.samples} samples)",
             "Test loss": f"{test.means['loss']:.4f}",
-            "Training": f"{train_seconds:.1f} s, {speed:,.0f} samples per second",
+            "Training": training,
             "Run folder": f"{run_dir}/",
             "Pictures": "curves.png, predictions.png",
             "Weights": "model.safetensors",
@@ -44,9 +55,15 @@ def write_results(
     )
 
 
-def summarize(plan: Plan, test: Evaluation, *, train_seconds: float) -> dict[str, Any]:
+def summarize(report: Report, stopped_by: str | None) -> dict[str, Any]:
     """Return the run in a few numbers, for `summary.json`."""
+    plan, progress = report.plan, report.progress
     config, devices = plan.config, plan.devices
+    steps = report.steps_done
+    test: dict[str, Any] = {}
+    if report.test:
+        test = {f"test_{name}": value for name, value in report.test.means.items()}
+        test["test_samples"] = report.test.samples
     return {
         "placement": devices.strategy,
         "device": devices.device.type,
@@ -57,10 +74,15 @@ def summarize(plan: Plan, test: Evaluation, *, train_seconds: float) -> dict[str
         "gradient_accumulation_steps": plan.gradient_accumulation_steps,
         "exact": devices.exact,
         "mixed_precision": config.mixed_precision,
-        "optimizer_steps": plan.total_steps,
-        "epochs": plan.total_steps / plan.steps_per_epoch,
-        **{f"test_{name}": value for name, value in test.means.items()},
-        "test_samples": test.samples,
-        "train_seconds": round(train_seconds, 3),
-        "train_samples_per_second": plan.total_steps * config.global_batch_size / train_seconds,
+        "optimizer_steps": steps,
+        "epochs": steps / plan.steps_per_epoch,
+        "skipped_steps": report.finite.skipped_steps,
+        "stopped_by": stopped_by,
+        "resumed_from": plan.start.step or None,
+        "best_step": progress.best_step,
+        "best_validation_loss": progress.best_loss,
+        **test,
+        "train_seconds": round(report.train_seconds, 3),
+        "train_samples_per_second": steps * config.global_batch_size / report.train_seconds,
+        "checkpoint_seconds": round(report.checkpoint_seconds, 3),
     }

@@ -1,43 +1,109 @@
-"""The folder of a run: a new or empty one, with what is needed to repeat and to judge the run."""
+"""The folder of a run: new, or that of a run to go on with; one run at a time writes to it."""
 
 import itertools
-import json
 import os
-import platform
-import shutil
-import subprocess
-import sys
-from collections.abc import Mapping
 from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
 
-import torch
+import torch.distributed as dist
+from filelock import FileLock, Timeout
 
+from .checkpoint import checkpoint_folder, remove_unfinished, saved_steps, set_aside
 from .config import CONFIG_FILE, SettingError, TrainConfig, save_config
 from .devices import Devices
+from .environment import read_environment, write_environment
+from .metrics_file import cut_metrics
+from .resume import Progress, choose_checkpoint
 
-PACKAGES = ("torch", "accelerate", "numpy", "scikit-learn", "safetensors")
-LAUNCHER_VARIABLES = ("RANK", "WORLD_SIZE", "OMP_NUM_THREADS", "CUDA_VISIBLE_DEVICES")
+SUMMARY_FILE = "summary.json"
+LOCK_FILE = ".lock"
 
 
-def check_run_folder(config: TrainConfig, devices: Devices) -> None:
-    """Look whether a run can be written to `config.run_dir`; changes nothing.
+class RunFolder:
+    """Where a run writes and where it starts from; only rank 0 looks, locks and writes."""
 
-    Only rank 0 looks: the others may come when it has made the folder already.
+    def __init__(self, config: TrainConfig, devices: Devices) -> None:
+        """Look whether a run can be written, and which checkpoint to go on from.
 
-    Raises:
-        SettingError: it cannot be written, holds a run already, or holds anything else.
-    """
-    if devices.rank != 0:
-        return
-    run_dir = config.run_dir or Path("runs")
-    if (run_dir / CONFIG_FILE).exists():
+        Changes nothing but the lock on a run that is there already.
+
+        Raises:
+            SettingError: the folder cannot be written, is in use, or holds what it should not; or
+                there is no checkpoint that fits.
+        """
+        self.path: Path | None = None
+        """The folder, on rank 0."""
+
+        self.resumed: Path | None = None
+        """The checkpoint to go on from, on rank 0."""
+
+        self.progress = Progress()
+        self._config = config
+        self._lock: FileLock | None = None
+        if devices.rank != 0:
+            return
+        self.path = config.run_dir or Path("runs") / f"{datetime.now(UTC):%Y-%m-%d_%H-%M-%S}"
+        if config.run_dir is None and self.path.exists():
+            self.path = _next_free(self.path)
+        _check(self.path, config)
+        if config.resume != "never" and (self.path / CONFIG_FILE).exists():
+            self._lock = _locked(self.path)
+            progress = choose_checkpoint(self.path, config)
+            if progress is not None:
+                self.progress = progress
+                self.resumed = checkpoint_folder(self.path, progress.step)
+
+    def share_progress(self) -> Progress:
+        """Return how far the run has come, on every rank; all ranks call it, once."""
+        if dist.is_available() and dist.is_initialized():
+            shared = [self.progress]
+            dist.broadcast_object_list(shared)
+            self.progress = shared[0]
+        return self.progress
+
+    def start(self) -> None:
+        """Lock the folder, remove what an earlier end has left over, and write the settings.
+
+        Raises:
+            SettingError: the folder cannot be written, or another run came first.
+        """
+        assert self.path is not None
+        try:
+            if self._lock is None:
+                self._lock = _locked(self.path)
+                _check(self.path, self._config)
+            remove_unfinished(self.path)
+            for step in saved_steps(self.path):
+                if step > self.progress.step:  # Newer than the newest whole one: damaged.
+                    set_aside(checkpoint_folder(self.path, step))
+            (self.path / SUMMARY_FILE).unlink(missing_ok=True)
+            cut_metrics(self.path, self.progress.step)
+            save_config(self._config, self.path)
+            write_environment(self.path)
+        except OSError as error:
+            raise SettingError(
+                f"run_dir {self.path} cannot be written: {error.strerror}"
+            ) from error
+
+    def release(self) -> None:
+        """Let another run have the folder."""
+        if self._lock is not None:
+            self._lock.release()
+
+
+def _check(run_dir: Path, config: TrainConfig) -> None:
+    """Raise where a run cannot be written to `run_dir` as `config.resume` has it."""
+    is_run = (run_dir / CONFIG_FILE).exists()
+    if is_run and config.resume == "never":
         raise SettingError(
-            f"run_dir {run_dir} already holds a run; try --run-dir {_next_free(run_dir)}"
+            f"run_dir {run_dir} already holds a run; try --resume auto to go on with it, or "
+            f"--run-dir {_next_free(run_dir)}"
         )
-    if config.run_dir and run_dir.is_dir() and any(run_dir.iterdir()):
+    if not is_run and config.resume == "must":
+        raise SettingError(
+            f"run_dir {run_dir} holds no run to resume; try --resume auto, which starts one"
+        )
+    if not is_run and run_dir.is_dir() and {path.name for path in run_dir.iterdir()} - {LOCK_FILE}:
         raise SettingError(
             f"run_dir {run_dir} is not empty and holds no run; try --run-dir {_next_free(run_dir)}"
         )
@@ -48,72 +114,25 @@ def check_run_folder(config: TrainConfig, devices: Devices) -> None:
         raise SettingError(f"run_dir {run_dir} cannot be written in {nearest}; name another")
 
 
-def start_run_folder(config: TrainConfig) -> Path:
-    """Create the folder with `config.yaml` and `environment.json`, and return it.
-
-    Without `config.run_dir` it is `runs/` and the time, in UTC.
-
-    Raises:
-        SettingError: it cannot be created.
-    """
-    run_dir = config.run_dir
-    if run_dir is None:
-        run_dir = Path("runs") / f"{datetime.now(UTC):%Y-%m-%d_%H-%M-%S}"
-        run_dir = _next_free(run_dir) if run_dir.exists() else run_dir
+def _locked(run_dir: Path) -> FileLock:
+    """Return the lock of the folder, held; the system frees it when this process ends, however."""
+    lock = FileLock(run_dir / LOCK_FILE, blocking=False)
     try:
         run_dir.mkdir(parents=True, exist_ok=True)
-        save_config(config, run_dir)
-        write_json(run_dir / "environment.json", _environment())
+        lock.acquire()
+    except Timeout:
+        user = read_environment(run_dir)
+        raise SettingError(
+            f"run_dir {run_dir} is in use by process {user.get('process_id', '?')} on "
+            f"{user.get('host', '?')}; wait until it ends, or try --run-dir {_next_free(run_dir)}"
+        ) from None
+    except NotImplementedError:
+        print(f"{run_dir} cannot be locked on this file system: start one run there at a time")
     except OSError as error:
         raise SettingError(f"run_dir {run_dir} cannot be written: {error.strerror}") from error
-    return run_dir
+    return lock
 
 
 def _next_free(run_dir: Path) -> Path:
     names = (run_dir.with_name(f"{run_dir.name}-{count}") for count in itertools.count(2))
     return next(path for path in names if not path.exists())
-
-
-def _environment() -> dict[str, Any]:
-    """Return what is needed to repeat and to judge the run: versions, hardware, command."""
-    return {
-        "command": [sys.executable, *sys.orig_argv[1:]],
-        "started": datetime.now(UTC).isoformat(timespec="seconds"),
-        "git_commit": _git("rev-parse", "HEAD"),
-        "git_is_clean": _git("status", "--porcelain") == "",
-        "python": platform.python_version(),
-        "packages": {name: _version(name) for name in PACKAGES},
-        "platform": platform.platform(),
-        "cpu_count": os.cpu_count(),
-        "threads_per_process": torch.get_num_threads(),
-        "accelerators": [
-            torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())
-        ],
-        "launcher_variables": {
-            name: value
-            for name, value in sorted(os.environ.items())
-            if name in LAUNCHER_VARIABLES or name.startswith("SLURM_JOB")
-        },
-    }
-
-
-def _git(*arguments: str) -> str | None:
-    """Return what git prints about the source code, None where it is in no repository."""
-    git = shutil.which("git")
-    if git is None:
-        return None
-    folder = Path(__file__).parent
-    run = subprocess.run([git, "-C", str(folder), *arguments], capture_output=True, text=True)
-    return run.stdout.strip() if run.returncode == 0 else None
-
-
-def _version(package: str) -> str | None:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None
-
-
-def write_json(file: Path, values: Mapping[str, Any]) -> None:
-    """Write `values` as JSON that a person can read."""
-    file.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")

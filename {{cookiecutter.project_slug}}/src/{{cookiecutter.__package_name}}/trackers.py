@@ -25,14 +25,16 @@ def check_tracker(config: TrainConfig) -> None:
 class Tracker:
     """One tracker of one run, fed by rank 0; without a run folder, or with "none", it is silent."""
 
-    def __init__(self, config: TrainConfig, run_dir: Path | None) -> None:
+    def __init__(self, config: TrainConfig, run_dir: Path | None, *, first_step: int) -> None:
         self._tracker: GeneralTracker | None = None
         if run_dir is None or config.tracker == "none":
             return
         tracker_class = LOGGER_TYPE_TO_CLASS[config.tracker]
         project = (__package__ or "run").partition(".")[0]
         folder = (run_dir,) if tracker_class.requires_logging_directory else ()
-        self._tracker = tracker_class(project, *folder)
+        # TensorBoard then hides what a stopped run had logged beyond its checkpoint.
+        purge = {"purge_step": first_step} if config.tracker == "tensorboard" else {}
+        self._tracker = tracker_class(project, *folder, **purge)
         self._tracker.start()
         settings = {name: value for name, value in config.saved().items() if value is not None}
         self._tracker.store_init_configuration(settings)

@@ -24,9 +24,11 @@ from ..optimizer import make_optimizer, set_learning_rate
 from ..plan import make_plan, show_plan
 from ..report import Report
 from ..results import write_results
-from ..run_folder import check_run_folder
+from ..run_folder import RunFolder
 from ..sampling import seed_forward
+from ..stopping import StopSignals
 from ..trackers import check_tracker
+from ..training_state import TrainingState
 from .processes import run_processes
 
 
@@ -44,7 +46,7 @@ def train(config: TrainConfig) -> None:
     if config.plan:
         return show_plan(config, devices)
     check_tracker(config)
-    check_run_folder(config, devices)
+    run_folder = RunFolder(config, devices)
     is_gpu = device.type != "cpu"
     if is_gpu:
         torch.accelerator.set_device_index(device)
@@ -58,7 +60,8 @@ def train(config: TrainConfig) -> None:
     train_set = load_split("train", augmented=True)
     validation_set = load_split("validation", augmented=False)
     test_set = load_split("test", augmented=False)
-    plan = make_plan(config, devices, num_train_samples=len(train_set))
+    start = run_folder.share_progress()
+    plan = make_plan(config, devices, num_train_samples=len(train_set), start=start)
     batches = iter(make_train_loader(train_set, plan))
     validation_loader = make_eval_loader(validation_set, config, devices)
     test_loader = make_eval_loader(test_set, config, devices)
@@ -75,11 +78,13 @@ def train(config: TrainConfig) -> None:
     optimizer = make_optimizer(model, config)
     gradient_sum = GradientSum(parallel_model, plan)
     scaler = torch.amp.GradScaler(device.type, enabled=config.mixed_precision == "fp16")
+    state = TrainingState(devices, model, optimizer, scaler)
+    state.restore(run_folder)
 
     # Loop
     losses = torch.zeros(plan.passes_per_step, device=device)
-    with Report(plan) as report:
-        for step in range(1, plan.total_steps + 1):
+    with Report(plan, run_folder) as report, StopSignals(devices) as stop:
+        for step in plan.steps:
             for micro_batch in plan.own_passes:
                 inputs, targets = (t.to(device, non_blocking=True) for t in next(batches))
                 seed_forward(config.seed, step, micro_batch)
@@ -94,7 +99,8 @@ def train(config: TrainConfig) -> None:
             max_norm = config.max_grad_norm or math.inf
             grad_norm = clip_grad_norm_(model.parameters(), max_norm)
             set_learning_rate(optimizer, plan.learning_rate_at(step))
-            scaler.step(optimizer)
+            if report.finite.allows(step, losses, grad_norm):
+                scaler.step(optimizer)
             scaler.update()
             optimizer.zero_grad()
 
@@ -106,14 +112,19 @@ def train(config: TrainConfig) -> None:
                 with report.paused(), devices.autocast(config.mixed_precision):
                     validation = evaluate(parallel_model, validation_loader, device)
                 report.evaluation("validation", step, validation)
-        with report.paused(), devices.autocast(config.mixed_precision):
-            test = evaluate(parallel_model, test_loader, device)
-        report.evaluation("test", step, test)
+            if stop.agreed() or report.saves_at(step):
+                report.checkpoint(step, state)
+            if stop.reason:
+                break
+        if not stop.reason:
+            with report.paused(), devices.autocast(config.mixed_precision):
+                test = evaluate(parallel_model, test_loader, device)
+            report.evaluation("test", plan.total_steps, test)
 
     # Checkpoint
-    write_results(report, model.state_dict(), test_set, test)
+    write_results(report, state, test_set, stop.reason)
     # Without this order, one run in ten ends with "terminate called without an active exception".
-    del model, parallel_model, optimizer
+    del model, parallel_model, optimizer, state
     gc.collect()
     dist.barrier()
     dist.destroy_process_group()

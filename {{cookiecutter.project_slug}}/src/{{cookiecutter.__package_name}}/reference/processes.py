@@ -6,6 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
+from torch.distributed.elastic.multiprocessing.api import SignalException
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.run import main as torchrun
 
 from ..config import SettingError, TrainConfig, errors_in_one_line, parse_train_config
@@ -40,9 +42,18 @@ def run_processes(train: Callable[[TrainConfig], None]) -> None:
             # As torchrun itself would, but without its warning in many lines.
             os.environ.setdefault("OMP_NUM_THREADS", "1")
             command = ["--standalone", "--nproc-per-node", str(num_processes)]
+            command += ["--signals-to-handle", "SIGTERM,SIGINT,SIGUSR1,SIGHUP,SIGQUIT"]
             spec = sys.modules["__main__"].__spec__
             assert spec is not None
-            torchrun([*command, "-m", spec.name, *sys.argv[1:]])
+            try:
+                torchrun([*command, "-m", spec.name, *sys.argv[1:]])
+            except ChildFailedError as error:
+                # The process has said why; torchrun would add how it was started.
+                _, first = error.get_first_failure()
+                raise SystemExit(first.exitcode if first.exitcode > 0 else 1) from None
+            except SignalException as error:
+                # The processes got the signal too, have saved and left.
+                raise SystemExit(128 + error.sigval) from None
             return
         if world_size is not None and config.num_processes not in (None, int(world_size)):
             raise SettingError(

@@ -1,0 +1,86 @@
+"""Stopping on a signal: all ranks after the same step, with a checkpoint of it."""
+
+import os
+import signal
+import threading
+from contextlib import AbstractContextManager
+from types import FrameType, TracebackType
+
+import torch
+import torch.distributed as dist
+
+from .devices import Devices
+
+# What schedulers send before they take a machine away, and Ctrl-C. Windows has no SIGUSR1.
+SIGNALS = [
+    getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGUSR1") if hasattr(signal, name)
+]
+
+
+class StopSignals(AbstractContextManager["StopSignals"]):
+    """Notes SIGTERM, SIGINT and SIGUSR1; a second Ctrl-C leaves at once.
+
+    Ranks compare what they noted by an all-reduce on the CPU that runs beside the next step, so a
+    signal to one of them stops all, one step later, and nothing waits.
+    """
+
+    def __init__(self, devices: Devices) -> None:
+        self.reason: str | None = None
+        """Name of the signal that ends the run, the same on every rank."""
+
+        self._is_first = devices.rank == 0
+        # A group of its own: the devices' may know no CPU tensors.
+        self._group = dist.new_group(backend="gloo") if devices.world_size > 1 else None
+        self._noted = 0
+        self._highest = torch.zeros(1, dtype=torch.int32)
+        self._exchange: dist.Work | None = None
+        self._handlers: dict[int, signal._HANDLER] = {}
+
+    def __enter__(self) -> "StopSignals":
+        if threading.current_thread() is threading.main_thread():
+            self._handlers = {number: signal.signal(number, self._note) for number in SIGNALS}
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if kind is None and self._exchange:
+            self._exchange.wait()
+        # A launcher and a scheduler may both send the signal: the second must not hurt a run that
+        # is leaving.
+        if self.reason is None:
+            for number, handler in self._handlers.items():
+                signal.signal(number, handler)
+
+    def agreed(self) -> bool:
+        """Tell, after a step, whether to stop now; all ranks call it after every step."""
+        highest = self._noted
+        if self._group is not None:
+            if self._exchange:
+                self._exchange.wait()
+            highest = int(self._highest)
+            if not highest:
+                self._highest = torch.tensor([self._noted], dtype=torch.int32)
+                self._exchange = dist.all_reduce(
+                    self._highest, dist.ReduceOp.MAX, group=self._group, async_op=True
+                )
+        if highest:
+            self.reason = signal.Signals(highest).name
+        return bool(highest)
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        if number == signal.SIGINT and self._noted == number:
+            raise KeyboardInterrupt
+        self._noted = number
+        if self._is_first and number == signal.SIGINT:
+            # Not print: the signal may have come in the middle of one.
+            os.write(2, b"\nstopping after this step; Ctrl-C again leaves at once\n")
+
+
+def leave_signals_to_training(worker: int) -> None:
+    """Let a process that reads data ignore what is sent to the whole group; its reader ends it."""
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
