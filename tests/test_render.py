@@ -64,6 +64,7 @@ FILES = """
     tests/__init__.py
     tests/conftest.py
     tests/launching.py
+    tests/test_checkpoint.py
     tests/test_config.py
     tests/test_data_and_model.py
     tests/test_data_parallel.py
@@ -72,6 +73,7 @@ FILES = """
     tests/test_launch.py
     tests/test_placement.py
     tests/test_references.py
+    tests/test_resume.py
     tests/test_sampling.py
     tests/test_schedule_and_optimizer.py
     tests/test_train.py

@@ -2,8 +2,11 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
+from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -18,10 +21,8 @@ SOURCES = Path(__file__).parents[1] / "src"
 TIMEOUT_SECONDS = 200
 
 
-def launch(
-    program: str, *arguments: object, num_processes: int = 1
-) -> subprocess.CompletedProcess[str]:
-    """Run a program of the package; several processes by torchrun, which finds a free port."""
+def start(program: str, *arguments: object, num_processes: int = 1) -> subprocess.Popen[str]:
+    """Start a program of the package; several processes by torchrun, which finds a free port."""
     launcher = [sys.executable, "-m"]
     if num_processes > 1:
         launcher += ["torch.distributed.run", "--standalone"]
@@ -29,9 +30,36 @@ def launch(
     command = [*launcher, f"{PACKAGE}.{program}", *map(str, arguments)]
     # The package is found as pytest finds it, installed or not.
     environment = os.environ | {"PYTHONPATH": str(SOURCES)}
-    return subprocess.run(
-        command, capture_output=True, text=True, timeout=TIMEOUT_SECONDS, env=environment
+    return subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment,
+        start_new_session=True,
     )
+
+
+def launch(
+    program: str, *arguments: object, num_processes: int = 1
+) -> subprocess.CompletedProcess[str]:
+    """Run a program of the package to its end."""
+    process = start(program, *arguments, num_processes=num_processes)
+    try:
+        stdout, stderr = process.communicate(timeout=TIMEOUT_SECONDS)
+    finally:
+        # Its workers too, where it did not end in time.
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+    return subprocess.CompletedProcess(process.args, process.returncode, stdout, stderr)
+
+
+def wait_for(step: int, run_dir: Path) -> None:
+    """Wait until a run has logged `step`."""
+    deadline = time.monotonic() + TIMEOUT_SECONDS
+    while not any(line["step"] >= step for line in read_metrics(run_dir)):
+        assert time.monotonic() < deadline, f"{run_dir} did not come to step {step}"
+        time.sleep(0.02)
 
 
 def run_train(
@@ -55,8 +83,10 @@ def read_summary(run_dir: Path) -> dict[str, Any]:
 
 def read_metrics(run_dir: Path) -> list[dict[str, Any]]:
     """Return the lines of metrics.jsonl without what is measured in seconds."""
-    text = (run_dir / "metrics.jsonl").read_text(encoding="utf-8")
-    lines = [json.loads(line) for line in text.splitlines()]
+    file = run_dir / "metrics.jsonl"
+    text = file.read_text(encoding="utf-8") if file.exists() else ""
+    # A run that is under way may be in the middle of its last line.
+    lines = [json.loads(line) for line in text.splitlines(keepends=True) if line.endswith("\n")]
     return [
         {name: value for name, value in line.items() if name != "samples_per_second"}
         for line in lines

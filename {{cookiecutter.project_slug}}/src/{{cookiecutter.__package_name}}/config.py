@@ -266,7 +266,8 @@ def _in_one_line(box: str) -> str:
     flags = re.findall(r"(--[a-z-]+)(?=[, ] *[A-Z{-])", " ".join(advice[:-1]))
     is_unknown = message.startswith("Unrecognized")
     nearest = f"; did you mean {' or '.join(flags)}?" if flags and is_unknown else ""
-    return f"{message.strip(' .')}{nearest}{'' if nearest else '; see --help'}"
+    message = re.sub(r"^Error parsing \w+: ", "", message.strip(" ."))
+    return message + (nearest or ("" if "; try " in message else "; see --help"))
 
 
 @contextlib.contextmanager

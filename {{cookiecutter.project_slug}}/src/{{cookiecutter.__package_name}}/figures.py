@@ -62,7 +62,7 @@ def _draw_lines(axes: Axes, metrics: Sequence[Mapping[str, Any]], name: str) -> 
         marker = {"train": None, "validation": "o", "test": "*"}[split]
         size = 12 if split == "test" else 4
         axes.plot(steps, values, marker=marker, markersize=size, color=color, label=split)
-    if name != "learning_rate":
+    if name != "learning_rate" and axes.lines:
         axes.legend(frameon=False)
 
 

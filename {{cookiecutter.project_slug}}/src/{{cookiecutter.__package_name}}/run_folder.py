@@ -48,10 +48,13 @@ class RunFolder:
         _check(self.path, config)
         if config.resume != "never" and (self.path / CONFIG_FILE).exists():
             self._lock = _locked(self.path)
-            progress = choose_checkpoint(self.path, config)
-            if progress is not None:
-                self.progress = progress
-                self.resumed = checkpoint_folder(self.path, progress.step)
+            try:
+                self.progress = choose_checkpoint(self.path, config) or self.progress
+            except SettingError:
+                self.release()
+                raise
+            if self.progress.step:
+                self.resumed = checkpoint_folder(self.path, self.progress.step)
 
     def share_progress(self) -> Progress:
         """Return how far the run has come, on every rank; all ranks call it, once."""

@@ -48,8 +48,10 @@ def run_processes(train: Callable[[TrainConfig], None]) -> None:
             try:
                 torchrun([*command, "-m", spec.name, *sys.argv[1:]])
             except ChildFailedError as error:
-                # The process has said why; torchrun would add how it was started.
-                _, first = error.get_first_failure()
+                # The process has said why, unless it had no time; torchrun would add its own story.
+                rank, first = error.get_first_failure()
+                if first.exitcode < 0:
+                    print(f"error: rank {rank} was ended by {first.signal_name()}", file=sys.stderr)
                 raise SystemExit(first.exitcode if first.exitcode > 0 else 1) from None
             except SignalException as error:
                 # The processes got the signal too, have saved and left.

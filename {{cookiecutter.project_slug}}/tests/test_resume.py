@@ -1,0 +1,284 @@
+"""Runs that are stopped, killed or at fault, and go on elsewhere as if nothing had been."""
+
+import os
+import signal
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from filelock import FileLock
+from safetensors.torch import load_file
+from torch import Tensor
+
+from {{ cookiecutter.__package_name }}.checkpoint import (
+    checkpoint_folder,
+    read_manifest,
+    saved_steps,
+)
+from {{ cookiecutter.__package_name }}.config import (
+    RunError,
+    SettingError,
+    TrainConfig,
+    load_config,
+)
+from {{ cookiecutter.__package_name }}.devices import find_devices
+from {{ cookiecutter.__package_name }}.model import loss_function
+from {{ cookiecutter.__package_name }}.plan import make_plan
+from {{ cookiecutter.__package_name }}.reference import single
+from {{ cookiecutter.__package_name }}.run_folder import RunFolder
+from {{ cookiecutter.__package_name }}.sampling import seed_forward
+
+from .conftest import SHORT_RUN
+from .launching import (
+    launch,
+    read_metrics,
+    read_summary,
+    run_train,
+    start,
+    wait_for,
+    weight_difference,
+)
+
+WEIGHTS = "model.safetensors"
+NEVER = 0
+SAVING = [*SHORT_RUN, "--checkpoint-every", 4]
+
+
+@pytest.fixture
+def at_step(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., None]]:
+    """Do something in the middle of a step of `reference.single`, in this process."""
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+
+    def arrange(step: int, action: Callable[[], object]) -> None:
+        def act_and_seed(seed: int, present: int, micro_batch: int) -> None:
+            if (present, micro_batch) == (step, 3):
+                action()
+            seed_forward(seed, present, micro_batch)
+
+        monkeypatch.setattr(single, "seed_forward", act_and_seed)
+
+    yield arrange
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
+
+
+def stop() -> None:
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+def assert_same_run(run_dir: Path, expected: Path) -> None:
+    assert weight_difference(run_dir, expected) == 0
+    assert read_metrics(run_dir) == read_metrics(expected)
+
+
+def test_a_killed_run_goes_on_with_two_processes_to_the_same_bits(
+    single_run: Path, tmp_path: Path
+) -> None:
+    process = start("train", "--run-dir", tmp_path, *SAVING)
+    try:
+        wait_for(10, tmp_path)
+    finally:
+        process.kill()
+        process.communicate()
+    newest = saved_steps(tmp_path)[0]
+    run_train(tmp_path, *SAVING, "--resume", "must", num_processes=2)
+    summary = read_summary(tmp_path)
+
+    assert newest >= 4 and summary["resumed_from"] >= newest
+    assert (summary["placement"], summary["world_size"]) == ("ddp", 2)
+    assert_same_run(tmp_path, single_run)
+
+
+def test_a_checkpoint_goes_from_strategy_to_strategy(
+    single_run: Path, tmp_path: Path, at_step: Callable[..., None]
+) -> None:
+    """From single by DDP on two processes and FSDP2 to DataParallel, stopped by signals."""
+    at_step(7, stop)
+    run_train(tmp_path, *SAVING, program="reference.single")
+    assert (read_summary(tmp_path)["stopped_by"], saved_steps(tmp_path)[0]) == ("SIGTERM", 7)
+    for program, step in (("reference.ddp", 9), ("reference.fsdp2", 15)):
+        arguments = ["--run-dir", tmp_path, *SAVING, "--resume", "must"]
+        process = start(program, *arguments, num_processes=2)
+        wait_for(step, tmp_path)
+        process.send_signal(signal.SIGTERM)
+        stdout, stderr = process.communicate(timeout=60)
+        summary = read_summary(tmp_path)
+        assert summary["placement"] == program.removeprefix("reference."), stderr
+        assert (summary["world_size"], summary["stopped_by"]) == (2, "SIGTERM")
+        assert "go on with: torchrun" in stdout
+        assert summary["optimizer_steps"] == saved_steps(tmp_path)[0] >= step
+    run_train(tmp_path, *SAVING, "--resume", "must", program="reference.data_parallel")
+
+    assert read_summary(tmp_path)["resumed_from"] == summary["optimizer_steps"]
+    assert_same_run(tmp_path, single_run)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_saves_after_the_step_and_says_how_to_go_on(
+    number: signal.Signals,
+    tmp_path: Path,
+    at_step: Callable[..., None],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    at_step(5, lambda: os.kill(os.getpid(), number))
+    run_train(tmp_path, *SHORT_RUN, "--checkpoint-every", 0, program="reference.single")
+    summary, printed = read_summary(tmp_path), capsys.readouterr().out
+
+    assert saved_steps(tmp_path) == [5]
+    assert (summary["stopped_by"], summary["optimizer_steps"]) == (number.name, 5)
+    assert "test_loss" not in summary and not (tmp_path / WEIGHTS).exists()
+    assert f"Stopped by {number.name} after step 5" in printed
+    assert f"--run-dir {tmp_path} --resume must" in printed
+
+
+def test_signals_in_a_row_stop_once_but_a_second_interrupt_leaves_at_once(
+    tmp_path: Path, at_step: Callable[..., None]
+) -> None:
+    def stop_twice() -> None:
+        stop()
+        stop()
+
+    at_step(5, stop_twice)
+    run_train(tmp_path / "stopped", *SAVING, program="reference.single")
+    assert read_summary(tmp_path / "stopped")["stopped_by"] == "SIGTERM"
+
+    def interrupt_twice() -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    at_step(6, interrupt_twice)
+    with pytest.raises(KeyboardInterrupt):
+        run_train(tmp_path / "left", *SAVING, program="reference.single")
+    assert saved_steps(tmp_path / "left") == [4]
+
+
+def test_a_finished_run_is_only_tested_again_and_may_take_more_steps(
+    single_run: Path, tmp_path: Path
+) -> None:
+    run_train(tmp_path, *SAVING, program="reference.single")
+    run_train(tmp_path, *SAVING, "--resume", "auto", program="reference.single")
+    assert read_summary(tmp_path)["resumed_from"] == 24
+    assert_same_run(tmp_path, single_run)
+
+    more = [*SAVING, "--max-steps", 30, "--log-every", 5, "--tracker", "tensorboard"]
+    run_train(tmp_path, *more, "--resume", "must", program="reference.single")
+    assert read_summary(tmp_path)["optimizer_steps"] == 30
+    tests = [line["step"] for line in read_metrics(tmp_path) if line["split"] == "test"]
+    assert tests == [30]
+
+
+def test_other_settings_are_refused_by_name_unless_insisted_on(single_run: Path) -> None:
+    same = replace(load_config(single_run / "config.yaml"), run_dir=single_run, resume="must")
+    devices = find_devices(same, "single")
+    RunFolder(replace(same, max_steps=50, log_every=1, keep_checkpoints=9), devices).release()
+    changed = replace(same, learning_rate=0.5, seed=4)
+    with pytest.raises(SettingError) as error:
+        RunFolder(changed, devices)
+
+    assert "seed (was 0, is 4), learning_rate (was 0.03, is 0.5)" in str(error.value)
+    assert "--allow-changes" in str(error.value) and "max_steps" not in str(error.value)
+    insisted = RunFolder(replace(changed, allow_changes=True), devices)
+    insisted.release()
+    assert insisted.progress.step == 24
+
+
+def test_other_data_and_an_earlier_end_are_refused(single_run: Path) -> None:
+    config = replace(load_config(single_run / "config.yaml"), run_dir=single_run, resume="must")
+    devices = find_devices(config, "single")
+    run_folder = RunFolder(config, devices)
+    run_folder.release()
+    progress = run_folder.share_progress()
+    with pytest.raises(SettingError, match="has 1256 samples and had 1257"):
+        make_plan(config, devices, num_train_samples=1256, start=progress)
+    with pytest.raises(SettingError, match="of step 24 and the run ends at step 10"):
+        make_plan(replace(config, max_steps=10), devices, num_train_samples=1257, start=progress)
+
+
+def test_there_must_be_something_to_resume(tmp_path: Path) -> None:
+    devices = find_devices(TrainConfig(), "single")
+    with pytest.raises(SettingError, match="holds no run to resume; try --resume auto"):
+        RunFolder(TrainConfig(run_dir=tmp_path / "none", resume="must"), devices)
+    with pytest.raises(SettingError, match="needs the folder of the run; try --run-dir"):
+        TrainConfig(resume="auto")
+    run_train(tmp_path / "new", "--resume", "auto", *SAVING, program="reference.single")
+    assert read_summary(tmp_path / "new")["resumed_from"] is None
+
+
+def test_a_damaged_checkpoint_is_set_aside_and_the_one_before_used(
+    single_run: Path,
+    tmp_path: Path,
+    at_step: Callable[..., None],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    at_step(11, stop)
+    run_train(tmp_path, *SAVING, program="reference.single")
+    newest, before, *_ = saved_steps(tmp_path)
+    file = checkpoint_folder(tmp_path, newest) / WEIGHTS
+    file.write_bytes(file.read_bytes()[:-100])
+    at_step(NEVER, stop)
+    run_train(tmp_path, *SAVING, "--resume", "must", program="reference.single")
+
+    assert f"step_{newest:08d} is damaged and skipped: {WEIGHTS} has" in capsys.readouterr().err
+    assert read_summary(tmp_path)["resumed_from"] == before == 10
+    assert (tmp_path / "checkpoints" / f"step_{newest:08d}.damaged").is_dir()
+    assert_same_run(tmp_path, single_run)
+
+
+def test_a_folder_in_use_is_refused(single_run: Path) -> None:
+    config = replace(load_config(single_run / "config.yaml"), run_dir=single_run, resume="must")
+    with FileLock(single_run / ".lock"), pytest.raises(SettingError, match="is in use by process"):
+        RunFolder(config, find_devices(config, "single"))
+
+
+@pytest.fixture
+def bad_loss(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make the loss of one micro-batch of step 8 infinite."""
+    calls = 0
+
+    def spoiled(logits: Tensor, targets: Tensor) -> Tensor:
+        nonlocal calls
+        calls += 1
+        loss = loss_function(logits, targets)
+        return loss * torch.inf if calls == 7 * 8 + 3 else loss
+
+    monkeypatch.setattr(single, "loss_function", spoiled)
+
+
+@pytest.mark.usefixtures("bad_loss")
+def test_a_loss_that_is_not_finite_stops_the_run_at_its_step(tmp_path: Path) -> None:
+    with pytest.raises(RunError) as error:
+        run_train(tmp_path, *SAVING, program="reference.single")
+
+    assert str(error.value).startswith("step 8: the loss or its gradient is not finite")
+    assert "--skip-nonfinite" in str(error.value) and "step_00000004" in str(error.value)
+    assert saved_steps(tmp_path) == [4]
+    assert [line["step"] for line in read_metrics(tmp_path)] == [1, 3, 6]
+
+
+@pytest.mark.usefixtures("bad_loss")
+def test_a_step_that_is_not_finite_can_be_left_out_and_is_counted(
+    tmp_path: Path, at_step: Callable[..., None]
+) -> None:
+    at_step(10, stop)
+    run_train(tmp_path, *SAVING, "--skip-nonfinite", program="reference.single")
+    assert read_manifest(checkpoint_folder(tmp_path, 10))["skipped_steps"] == 1
+    run_train(tmp_path, *SAVING, "--resume", "must", program="reference.single")
+
+    assert read_summary(tmp_path)["skipped_steps"] == 1
+    weights: dict[str, Any] = load_file(tmp_path / WEIGHTS)
+    assert all(value.isfinite().all() for value in weights.values())
+
+
+def test_the_best_checkpoint_can_be_evaluated(single_run: Path) -> None:
+    lines = [line for line in read_metrics(single_run) if line["split"] == "validation"]
+    best = min(lines, key=lambda line: line["loss"])
+    done = launch(
+        "evaluate", "--run-dir", single_run, "--checkpoint", "best", "--split", "validation"
+    )
+
+    assert read_summary(single_run)["best_step"] == best["step"]
+    assert f"{best['loss']:.4f}" in done.stdout, done.stderr
+    assert f"step_{best['step']:08d}" in done.stdout
