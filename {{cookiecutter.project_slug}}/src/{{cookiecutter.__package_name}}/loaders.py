@@ -1,6 +1,9 @@
 """Readers of the data set: which samples comes from `sampling`, what they are from `data`."""
 
+import atexit
+import multiprocessing
 import random
+import signal
 from typing import Any, Protocol
 
 import numpy as np
@@ -11,7 +14,7 @@ from .config import TrainConfig
 from .devices import Devices
 from .plan import Plan
 from .sampling import EvaluationSampler, MicroBatch, TrainSampler
-from .stopping import leave_signals_to_training
+from .stopping import signals_held_back
 
 
 class MapDataset(Protocol):
@@ -53,16 +56,34 @@ def _make_loader(
     config: TrainConfig,
     devices: Devices,
 ) -> DataLoader[Any]:
-    return DataLoader(
+    if config.num_workers:
+        atexit.register(_end_workers)
+    return _Loader(
         MicroBatchReader(dataset),
         sampler=sampler,
         batch_size=None,
         num_workers=config.num_workers,
         pin_memory=devices.device.type == "cuda",
-        worker_init_fn=leave_signals_to_training,
         # Without its own generator, each new iterator would take a number from the global one.
         generator=torch.Generator(),
     )
+
+
+class _Loader(DataLoader[Any]):
+    """A `DataLoader` whose worker processes are ended by it alone."""
+
+    def __iter__(self) -> Any:
+        with signals_held_back():
+            return super().__iter__()
+
+
+def _end_workers() -> None:
+    """End readers that an error has left over: Python would wait for them without end."""
+    if hasattr(signal, "SIGCHLD"):
+        # PyTorch's own handler would report each of them as a failure.
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    for process in multiprocessing.active_children():
+        process.kill()
 
 
 class MicroBatchReader(Dataset[Any]):

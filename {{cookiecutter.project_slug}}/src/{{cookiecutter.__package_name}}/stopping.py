@@ -3,7 +3,8 @@
 import os
 import signal
 import threading
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
 from types import FrameType, TracebackType
 
 import torch
@@ -80,7 +81,18 @@ class StopSignals(AbstractContextManager["StopSignals"]):
             os.write(2, b"\nstopping after this step; Ctrl-C again leaves at once\n")
 
 
-def leave_signals_to_training(worker: int) -> None:
-    """Let a process that reads data ignore what is sent to the whole group; its reader ends it."""
-    for number in SIGNALS:
-        signal.signal(number, signal.SIG_IGN)
+@contextmanager
+def signals_held_back() -> Iterator[None]:
+    """Let processes that are started here be deaf to the signals; this one hears them afterwards.
+
+    Launchers and schedulers send them to the whole process group, and a reader of data that ended
+    on one would take the training process with it.
+    """
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
