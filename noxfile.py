@@ -80,7 +80,18 @@ def placement(session: nox.Session) -> None:
     """Compare 200 steps of a rendered project on every placement that a CPU has (minutes)."""
     share_runtime(session)
     install(session, *TEST_GROUP)
-    session.run("pytest", "tests/thorough", *session.posargs)
+    session.run("pytest", "tests/thorough/test_placement.py", *session.posargs)
+
+
+@nox.session
+def faults(session: nox.Session) -> None:
+    """Kill, stop and sabotage runs of a rendered project at random (many minutes).
+
+    `-- --seed 1` draws other faults. It needs Linux, and a user who may mount a file system.
+    """
+    share_runtime(session)
+    install(session, *TEST_GROUP)
+    session.run("pytest", "tests/thorough/test_faults.py", *session.posargs)
 
 
 @nox.session(venv_backend="none")

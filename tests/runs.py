@@ -56,6 +56,51 @@ class Run:
         }
 
 
+def start(
+    project: Path,
+    program: str,
+    *arguments: object,
+    num_processes: int = 1,
+    environment: Mapping[str, str] | None = None,
+    before: Sequence[str] = (),
+) -> subprocess.Popen[str]:
+    """Start a program of `project`; both its outputs come as one.
+
+    The references of several processes start them by themselves, others are started by torchrun,
+    and "accelerate" is the main line as `accelerate launch` starts it. A program's name with a
+    slash is a script, which may import the package. `before` stands before the command.
+    """
+    command = [*before, sys.executable]
+    words = [str(argument) for argument in arguments]
+    if program == "accelerate":
+        name = "cpu_two_processes" if num_processes == 2 else "one_gpu"
+        command += ["-m", "accelerate.commands.launch", "--config_file"]
+        command += [str(project / "launch" / f"{name}.yaml")]
+        program = "train"
+    elif program in STRATEGIES_OF_SEVERAL:
+        words += ["--num-processes", str(num_processes)]
+    elif num_processes > 1:
+        command += ["-m", "torch.distributed.run", "--standalone"]
+        command += ["--nproc-per-node", str(num_processes)]
+    command += [program] if "/" in program else ["-m", f"my_run.{program}"]
+    return subprocess.Popen(
+        [*command, *words],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        encoding="utf-8",
+        env=os.environ
+        | {"PYTHONPATH": str(project / "src"), "OMP_NUM_THREADS": "1", **(environment or {})},
+    )
+
+
+def finish(job: subprocess.Popen[str]) -> str:
+    """Wait for a job, which must end well, and return all that it printed."""
+    printed, _ = job.communicate(timeout=TIMEOUT_SECONDS)
+    assert job.returncode == 0, f"{job.args!r}\n{printed[-4000:]}"
+    assert "terminate called" not in printed, printed[-4000:]
+    return printed
+
+
 def launch(
     project: Path,
     program: str,
@@ -63,31 +108,10 @@ def launch(
     num_processes: int = 1,
     environment: Mapping[str, str] | None = None,
 ) -> str:
-    """Run a program of `project` and return all that it prints; it must end well.
-
-    The references of several processes start them by themselves, others are started by torchrun.
-    A program's name with a slash is a script, which may import the package.
-    """
-    command = [sys.executable]
-    words = [str(argument) for argument in arguments]
-    if program in STRATEGIES_OF_SEVERAL:
-        words += ["--num-processes", str(num_processes)]
-    elif num_processes > 1:
-        command += ["-m", "torch.distributed.run", "--standalone"]
-        command += ["--nproc-per-node", str(num_processes)]
-    command += [program] if "/" in program else ["-m", f"my_run.{program}"]
-    done = subprocess.run(
-        [*command, *words],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        encoding="utf-8",
-        env=os.environ
-        | {"PYTHONPATH": str(project / "src"), "OMP_NUM_THREADS": "1", **(environment or {})},
-        timeout=TIMEOUT_SECONDS,
+    """Run a program as `start` does, to its end, and return all that it prints."""
+    return finish(
+        start(project, program, *arguments, num_processes=num_processes, environment=environment)
     )
-    assert done.returncode == 0, f"{' '.join(command)}\n{done.stdout[-4000:]}"
-    assert "terminate called" not in done.stdout, done.stdout[-4000:]
-    return done.stdout
 
 
 def train(

@@ -33,6 +33,7 @@ class StopSignals(AbstractContextManager["StopSignals"]):
         # A group of its own: the devices' may know no CPU tensors.
         self._group = dist.new_group(backend="gloo") if devices.world_size > 1 else None
         self._noted = 0
+        self._interrupted = False
         self._highest = torch.zeros(1, dtype=torch.int32)
         self._exchange: dist.Work | None = None
         self._handlers: dict[int, signal._HANDLER] = {}
@@ -73,9 +74,11 @@ class StopSignals(AbstractContextManager["StopSignals"]):
         return bool(highest)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
-        if number == signal.SIGINT and self._noted == number:
+        if number == signal.SIGINT and self._interrupted:
             raise KeyboardInterrupt
-        self._noted = number
+        self._interrupted |= number == signal.SIGINT
+        # The first is the reason; a launcher that hears another sends SIGTERM after it.
+        self._noted = self._noted or number
         if self._is_first and number == signal.SIGINT:
             # Not print: the signal may have come in the middle of one.
             os.write(2, b"\nstopping after this step; Ctrl-C again leaves at once\n")
