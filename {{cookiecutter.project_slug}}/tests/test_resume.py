@@ -11,6 +11,7 @@ import pytest
 import torch
 from filelock import FileLock
 from safetensors.torch import load_file
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import Tensor
 
 from {{ cookiecutter.__package_name }}.checkpoint import (
@@ -231,6 +232,39 @@ def test_a_folder_in_use_is_refused(single_run: Path) -> None:
     config = replace(load_config(single_run / "config.yaml"), run_dir=single_run, resume="must")
     with FileLock(single_run / ".lock"), pytest.raises(SettingError, match="is in use by process"):
         RunFolder(config, find_devices(config, "single"))
+
+
+def test_a_folder_that_another_run_took_in_between_is_refused(tmp_path: Path) -> None:
+    config = TrainConfig(run_dir=tmp_path / "run", resume="auto")
+    run_folder = RunFolder(config, find_devices(config, "single"))
+    run_train(tmp_path / "run", "--max-steps", 1, program="reference.single")
+    with pytest.raises(SettingError, match="was taken by another run just now"):
+        run_folder.start()
+    run_folder.release()
+
+    assert read_summary(tmp_path / "run")["optimizer_steps"] == 1
+
+
+def test_log_and_tensorboard_show_each_step_once_after_a_crash(
+    single_run: Path, tmp_path: Path, at_step: Callable[..., None]
+) -> None:
+    def crash() -> None:
+        raise ZeroDivisionError
+
+    settings = [*SAVING, "--tracker", "tensorboard"]
+    at_step(16, crash)
+    with pytest.raises(ZeroDivisionError):
+        run_train(tmp_path, *settings, "--checkpoint-every", 11, program="reference.single")
+    assert read_metrics(tmp_path)[-1]["step"] == 15
+    at_step(NEVER, crash)
+    settings += ["--checkpoint-every", 11, "--resume", "must"]
+    run_train(tmp_path, *settings, program="reference.single")
+    [events] = {file.parent for file in tmp_path.rglob("events.out.tfevents.*.0")}
+    shown = EventAccumulator(str(events)).Reload().Scalars("train/loss")
+
+    assert read_summary(tmp_path)["resumed_from"] == 11
+    assert_same_run(tmp_path, single_run)
+    assert [event.step for event in shown] == [1, 3, 6, 9, 12, 15, 18, 21, 24]
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -25,14 +26,14 @@ def read_metrics(run_dir: Path) -> list[dict[str, Any]]:
 def cut_metrics(run_dir: Path, step: int) -> None:
     """Remove what was written after `step`, and the test results, which the end of a run makes.
 
-    The last line may be cut off: a run can be killed in the middle of it.
+    Behind that step lines may be cut off or spoiled: a machine can stop in the middle of one.
     """
     file = run_dir / METRICS_FILE
-    if not file.exists():
-        return
+    text = file.read_text(encoding="utf-8", errors="replace") if file.exists() else ""
     kept = []
-    for line in file.read_text(encoding="utf-8").splitlines(keepends=True):
-        values = json.loads(line) if line.endswith("}\n") else None
-        if values and values["step"] <= step and values["split"] != "test":
-            kept.append(line)
+    for line in text.splitlines(keepends=True):
+        with suppress(ValueError):
+            values = json.loads(line)
+            if values["step"] <= step and values["split"] != "test":
+                kept.append(line)
     write_whole(file, "".join(kept))

@@ -65,12 +65,15 @@ def choose_checkpoint(run_dir: Path, config: TrainConfig) -> Progress | None:
         folder, manifest = newest
         if not config.allow_changes:
             _refuse_changes(folder, manifest["config"], config)
-        return Progress(**{field.name: manifest[field.name] for field in fields(Progress)})
+        names = [field.name for field in fields(Progress)]
+        return Progress(**{name: manifest[name] for name in names if name in manifest})
     if config.resume == "must":
         raise SettingError(
             f"run_dir {run_dir} has no whole checkpoint to resume from; try --resume auto, which "
             "then starts at the first step"
         )
+    if saved_steps(run_dir):
+        print("no checkpoint is whole: the run starts at its first step", file=sys.stderr)
     return None
 
 

@@ -75,6 +75,10 @@ class RunFolder:
             if self._lock is None:
                 self._lock = _locked(self.path)
                 _check(self.path, self._config)
+                if (self.path / CONFIG_FILE).exists():
+                    raise SettingError(
+                        f"run_dir {self.path} was taken by another run just now; type it again"
+                    )
             remove_unfinished(self.path)
             for step in saved_steps(self.path):
                 if step > self.progress.step:  # Newer than the newest whole one: damaged.
