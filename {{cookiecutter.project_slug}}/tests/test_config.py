@@ -10,6 +10,7 @@ from {{ cookiecutter.__package_name }}.config import (
     parse_train_config,
     save_config,
 )
+from {{ cookiecutter.__package_name }}.reference.processes import ProcessesConfig
 
 
 def test_flags_set_their_fields() -> None:
@@ -71,6 +72,12 @@ def test_a_wrong_flag_is_one_line_that_names_it(arguments: list[str], reason: st
     with pytest.raises(SettingError, match=reason) as error:
         parse_train_config(arguments)
     assert "\n" not in str(error.value)
+
+
+def test_at_least_one_process_is_started() -> None:
+    for number in (0, -1):
+        with pytest.raises(SettingError, match=r"must be at least 1; try --num-processes 2"):
+            parse_train_config(["--num-processes", str(number)], settings=ProcessesConfig)
 
 
 def test_accumulation_follows_from_the_batch_sizes() -> None:

@@ -1,7 +1,10 @@
 """Runs that are stopped, killed or at fault, and go on elsewhere as if nothing had been."""
 
+import multiprocessing
 import os
 import signal
+import sys
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -25,12 +28,16 @@ from {{ cookiecutter.__package_name }}.config import (
     TrainConfig,
     load_config,
 )
+from {{ cookiecutter.__package_name }}.data import load_split
 from {{ cookiecutter.__package_name }}.devices import find_devices
-from {{ cookiecutter.__package_name }}.model import loss_function
+from {{ cookiecutter.__package_name }}.loaders import make_eval_loader
+from {{ cookiecutter.__package_name }}.model import Classifier, loss_function
+from {{ cookiecutter.__package_name }}.optimizer import make_optimizer
 from {{ cookiecutter.__package_name }}.plan import make_plan
 from {{ cookiecutter.__package_name }}.reference import single
 from {{ cookiecutter.__package_name }}.run_folder import RunFolder
 from {{ cookiecutter.__package_name }}.sampling import seed_forward
+from {{ cookiecutter.__package_name }}.training_state import TrainingState
 
 from .conftest import SHORT_RUN
 from .launching import (
@@ -304,6 +311,48 @@ def test_a_step_that_is_not_finite_can_be_left_out_and_is_counted(
     assert read_summary(tmp_path)["skipped_steps"] == 1
     weights: dict[str, Any] = load_file(tmp_path / WEIGHTS)
     assert all(value.isfinite().all() for value in weights.values())
+
+
+def test_the_scaler_of_fp16_goes_on_where_it_was(single_run: Path) -> None:
+    config = replace(load_config(single_run / "config.yaml"), run_dir=single_run, resume="must")
+    devices = find_devices(config, "single")
+    run_folder = RunFolder(config, devices)
+    run_folder.release()
+    before, after = (torch.amp.GradScaler("cpu", init_scale=scale) for scale in (1024.0, 2.0))
+    model = Classifier()
+    state = TrainingState(devices, model, make_optimizer(model, config), before)
+    run_folder.progress = replace(run_folder.progress, scaler=state.scaler_state())
+    TrainingState(devices, model, make_optimizer(model, config), after).restore(run_folder)
+
+    assert after.get_scale() == 1024
+
+
+def test_a_checkpoint_of_another_model_is_refused(single_run: Path) -> None:
+    config = replace(load_config(single_run / "config.yaml"), run_dir=single_run, resume="must")
+    devices = find_devices(config, "single")
+    run_folder = RunFolder(config, devices)
+    run_folder.release()
+    model = Classifier()
+    model.head = torch.nn.Linear(3, 10)
+    state = TrainingState(devices, model, make_optimizer(model, config), None)
+    with pytest.raises(SettingError, match=r"model.safetensors is of another model.*head.weight"):
+        state.restore(run_folder)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows sends no signals to readers of data")
+def test_a_process_that_reads_data_does_not_end_on_a_signal() -> None:
+    config = TrainConfig(num_workers=1)
+    devices = find_devices(config, "single")
+    validation_set = load_split("validation", augmented=False)
+    batches = iter(make_eval_loader(validation_set, config, devices))
+    next(batches)
+    [reader] = multiprocessing.active_children()
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
+        os.kill(reader.pid or 0, number)
+    time.sleep(0.3)
+
+    assert reader.is_alive()
+    assert len(list(batches)) == len(validation_set) // config.micro_batch_size
 
 
 def test_the_best_checkpoint_can_be_evaluated(single_run: Path) -> None:

@@ -2,11 +2,8 @@
 
 import json
 from collections.abc import Mapping
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
-
-from .files import write_whole
 
 METRICS_FILE = "metrics.jsonl"
 
@@ -24,16 +21,26 @@ def read_metrics(run_dir: Path) -> list[dict[str, Any]]:
 
 
 def cut_metrics(run_dir: Path, step: int) -> None:
-    """Remove what was written after `step`, and the test results, which the end of a run makes.
+    """Cut off what was written after `step`, and the test results, which the end of a run makes.
 
-    Behind that step lines may be cut off or spoiled: a machine can stop in the middle of one.
+    Behind that step lines may be half or spoiled: a machine can stop in the middle of one. Only
+    they are looked at, so that a long log takes no longer.
     """
-    file = run_dir / METRICS_FILE
-    text = file.read_text(encoding="utf-8", errors="replace") if file.exists() else ""
-    kept = []
-    for line in text.splitlines(keepends=True):
-        with suppress(ValueError):
-            values = json.loads(line)
-            if values["step"] <= step and values["split"] != "test":
-                kept.append(line)
-    write_whole(file, "".join(kept))
+    with (run_dir / METRICS_FILE).open("a+b") as file:
+        file.seek(0)
+        content = file.read()
+        end = len(content)
+        while end:
+            start = content.rfind(b"\n", 0, end - 1) + 1
+            if _is_before(content[start:end], step):
+                break
+            end = start
+        file.truncate(end)
+
+
+def _is_before(line: bytes, step: int) -> bool:
+    try:
+        values = json.loads(line)
+    except ValueError:
+        return False
+    return line.endswith(b"\n") and values["step"] <= step and values["split"] != "test"

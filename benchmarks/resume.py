@@ -1,0 +1,122 @@
+"""What a checkpoint costs the training loop, and how long a resumed run takes to its first step.
+
+Run it with a Python that has the rendered project's dependencies, on a machine that does nothing
+else: `python benchmarks/resume.py demo/my-run`, after `nox -s demo`.
+"""
+
+import json
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+NUM_PAIRS = 9
+SETTINGS = ["--placement", "cpu", "--tracker", "none", "--eval-every", "0", "--log-every", "1"]
+
+# The starter's network, and a wider one of ten million parameters.
+TRAIN = """
+import sys
+from my_run import model, train
+
+class Wide(model.Classifier):
+    def __init__(self):
+        super().__init__(width=320)
+
+if sys.argv.pop(1) == "wide":
+    train.Classifier = Wide
+train.main()
+"""
+
+# A run that stopped after a few steps becomes one that stopped after `step`.
+MOVE = """
+import json, sys
+from pathlib import Path
+from my_run.checkpoint import checkpoint_folder, read_manifest, read_tensors, saved_steps
+from my_run.checkpoint import write_checkpoint
+
+run_dir, step = Path(sys.argv[1]), int(sys.argv[2])
+folder = checkpoint_folder(run_dir, saved_steps(run_dir)[0])
+facts, tensors = read_manifest(folder), read_tensors(folder)
+del facts["files"], facts["step"]
+write_checkpoint(run_dir, step, tensors, facts)
+line = json.loads((run_dir / "metrics.jsonl").read_text().splitlines()[0])
+with (run_dir / "metrics.jsonl").open("w") as file:
+    for number in range(1, step + 1):
+        file.write(json.dumps({**line, "step": number}) + "\\n")
+"""
+
+
+def main(project: Path) -> None:
+    """Measure both, and print medians."""
+    environment = os.environ | {"PYTHONPATH": str(project / "src"), "OMP_NUM_THREADS": "1"}
+    with tempfile.TemporaryDirectory() as folder:
+        measure_stall(Path(folder), environment)
+        measure_start(Path(folder), environment)
+
+
+def measure_stall(folder: Path, environment: dict[str, str]) -> None:
+    """Save after each of 40 steps, and compare what the loop waited with its steps."""
+    for size in ("starter", "wide"):
+        stalls, steps = [], []
+        for _ in range(NUM_PAIRS):
+            shutil.rmtree(folder / "run", ignore_errors=True)
+            settings = [*SETTINGS, "--max-steps", "40", "--checkpoint-every", "4"]
+            command = [sys.executable, "-c", TRAIN, size, *settings, "--run-dir", folder / "run"]
+            subprocess.run(command, check=True, capture_output=True, env=environment)
+            summary = json.loads((folder / "run" / "summary.json").read_text(encoding="utf-8"))
+            stalls.append(summary["checkpoint_seconds"] / 10 * 1000)
+            steps.append(summary["train_seconds"] / 40 * 1000)
+        size_bytes = sum(file.stat().st_size for file in (folder / "run").glob("checkpoints/*40/*"))
+        print(
+            f"{size}: a checkpoint of {size_bytes / 1e6:.1f} MB holds the loop for "
+            f"{statistics.median(stalls):.1f} ms ({min(stalls):.1f} to {max(stalls):.1f}); a step "
+            f"takes {statistics.median(steps):.1f} ms"
+        )
+
+
+def measure_start(folder: Path, environment: dict[str, str]) -> None:
+    """Resume at step 100 and at step 100,000, in turn."""
+    settings = [*SETTINGS, "--max-steps", "200000", "--checkpoint-every", "3"]
+    base = folder / "base"
+    command = [sys.executable, "-m", "my_run.train", *settings, "--run-dir", base]
+    job = subprocess.Popen(command, stdout=subprocess.DEVNULL, env=environment)
+    while not list(base.glob("checkpoints/step_*")):
+        time.sleep(0.01)
+    job.terminate()
+    job.wait()
+    seconds: dict[int, list[float]] = {100: [], 100_000: []}
+    for number in range(NUM_PAIRS):
+        for step in seconds if number % 2 else reversed(seconds):
+            run_dir = folder / str(step)
+            shutil.rmtree(run_dir, ignore_errors=True)
+            shutil.copytree(base, run_dir)
+            subprocess.run(
+                [sys.executable, "-c", MOVE, run_dir, str(step)], check=True, env=environment
+            )
+            command = [sys.executable, "-m", "my_run.train", *settings, "--run-dir", run_dir]
+            log = run_dir / "metrics.jsonl"
+            size = log.stat().st_size
+            began = time.perf_counter()
+            job = subprocess.Popen(
+                [*command, "--resume", "must"], stdout=subprocess.DEVNULL, env=environment
+            )
+            while log.stat().st_size <= size:
+                time.sleep(0.001)
+            seconds[step].append(time.perf_counter() - began)
+            job.kill()
+            job.wait()
+    early, late = (statistics.median(values) for values in seconds.values())
+    ratios = [b / a for a, b in zip(*seconds.values(), strict=True)]
+    print(
+        f"from the start to the first step: {early:.2f} s at step 100, {late:.2f} s at step "
+        f"100,000; ratio of pairs {statistics.median(ratios):.3f} ({min(ratios):.3f} to "
+        f"{max(ratios):.3f})"
+    )
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
