@@ -17,6 +17,7 @@ from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import Tensor
 
+from {{ cookiecutter.__package_name }} import trackers
 from {{ cookiecutter.__package_name }}.checkpoint import (
     checkpoint_folder,
     read_manifest,
@@ -272,6 +273,34 @@ def test_log_and_tensorboard_show_each_step_once_after_a_crash(
     assert read_summary(tmp_path)["resumed_from"] == 11
     assert_same_run(tmp_path, single_run)
     assert [event.step for event in shown] == [1, 3, 6, 9, 12, 15, 18, 21, 24]
+
+
+def test_a_tracker_goes_on_with_the_run_that_it_knows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Wandb stands for those that know a run by a name of ours; it is not asked for anything."""
+    started: list[dict[str, Any]] = []
+    configured: list[dict[str, Any]] = []
+
+    class FakeWandb:
+        requires_logging_directory = False
+
+        def __init__(self, project: str, **arguments: Any) -> None:
+            started.append(arguments)
+
+        def start(self) -> None: ...
+
+        def store_init_configuration(self, values: dict[str, Any]) -> None:
+            configured.append(values)
+
+    monkeypatch.setitem(trackers.LOGGER_TYPE_TO_CLASS, "wandb", FakeWandb)
+    for run_dir, first_step in ((tmp_path / "a", 1), (tmp_path / "a", 5), (tmp_path / "b", 1)):
+        run_dir.mkdir(exist_ok=True)
+        trackers.Tracker(TrainConfig(tracker="wandb"), run_dir, first_step=first_step)
+
+    assert [arguments["resume"] for arguments in started] == ["allow"] * 3
+    assert started[0]["id"] == started[1]["id"] != started[2]["id"]
+    assert len(configured) == 2
 
 
 @pytest.fixture
