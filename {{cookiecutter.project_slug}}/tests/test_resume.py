@@ -12,12 +12,12 @@ from typing import Any
 
 import pytest
 import torch
+from accelerate.tracking import LOGGER_TYPE_TO_CLASS
 from filelock import FileLock
 from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import Tensor
 
-from {{ cookiecutter.__package_name }} import trackers
 from {{ cookiecutter.__package_name }}.checkpoint import (
     checkpoint_folder,
     read_manifest,
@@ -38,6 +38,7 @@ from {{ cookiecutter.__package_name }}.plan import make_plan
 from {{ cookiecutter.__package_name }}.reference import single
 from {{ cookiecutter.__package_name }}.run_folder import RunFolder
 from {{ cookiecutter.__package_name }}.sampling import seed_forward
+from {{ cookiecutter.__package_name }}.trackers import Tracker
 from {{ cookiecutter.__package_name }}.training_state import TrainingState
 
 from .conftest import SHORT_RUN
@@ -293,10 +294,10 @@ def test_a_tracker_goes_on_with_the_run_that_it_knows(
         def store_init_configuration(self, values: dict[str, Any]) -> None:
             configured.append(values)
 
-    monkeypatch.setitem(trackers.LOGGER_TYPE_TO_CLASS, "wandb", FakeWandb)
+    monkeypatch.setitem(LOGGER_TYPE_TO_CLASS, "wandb", FakeWandb)
     for run_dir, first_step in ((tmp_path / "a", 1), (tmp_path / "a", 5), (tmp_path / "b", 1)):
         run_dir.mkdir(exist_ok=True)
-        trackers.Tracker(TrainConfig(tracker="wandb"), run_dir, first_step=first_step)
+        Tracker(TrainConfig(tracker="wandb"), run_dir, first_step=first_step)
 
     assert [arguments["resume"] for arguments in started] == ["allow"] * 3
     assert started[0]["id"] == started[1]["id"] != started[2]["id"]
