@@ -5,11 +5,13 @@ import signal
 import threading
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
+from datetime import timedelta
 from types import FrameType, TracebackType
 
 import torch
 import torch.distributed as dist
 
+from .config import PROCESS_GROUP_TIMEOUT_SECONDS
 from .devices import Devices
 
 # What schedulers send before they take a machine away, and Ctrl-C. Windows has no SIGUSR1.
@@ -31,7 +33,9 @@ class StopSignals(AbstractContextManager["StopSignals"]):
 
         self._is_first = devices.rank == 0
         # A group of its own: the devices' may know no CPU tensors.
-        self._group = dist.new_group(backend="gloo") if devices.world_size > 1 else None
+        timeout = timedelta(seconds=PROCESS_GROUP_TIMEOUT_SECONDS)
+        several = devices.world_size > 1
+        self._group = dist.new_group(backend="gloo", timeout=timeout) if several else None
         self._noted = 0
         self._interrupted = False
         self._highest = torch.zeros(1, dtype=torch.int32)

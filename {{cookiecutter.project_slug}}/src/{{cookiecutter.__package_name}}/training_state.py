@@ -39,6 +39,7 @@ class TrainingState:
     ) -> None:
         self.is_first = devices.rank == 0
         self.world_size = devices.world_size
+        self.is_on_cpu = devices.device.type == "cpu"
         self.is_sharded = devices.strategy == "fsdp2"
         self.model = model
         self.optimizer = optimizer
@@ -48,7 +49,7 @@ class TrainingState:
         """Return copies of the whole weights on the CPU, under the model's own names, on rank 0."""
         if not (self.is_first or self.is_sharded):
             return {}
-        return _copies(get_model_state_dict(self.model, options=WHOLE))
+        return self._kept(get_model_state_dict(self.model, options=WHOLE))
 
     def tensors(self) -> StateTensors:
         """Return copies of weights and optimizer state as files of tensors, on rank 0."""
@@ -57,7 +58,14 @@ class TrainingState:
         weights = self.weights()
         # Ranks that only lend their shards get nothing.
         state: dict[str, Any] = get_optimizer_state_dict(self.model, self.optimizer, options=WHOLE)
-        return {WEIGHTS_FILE: weights, OPTIMIZER_FILE: _copies(_flat(state.get("state", {})))}
+        return {WEIGHTS_FILE: weights, OPTIMIZER_FILE: self._kept(_flat(state.get("state", {})))}
+
+    def _kept(self, tensors: Mapping[str, Any]) -> dict[str, Tensor]:
+        """Return tensors on the CPU that training does not go on in; from a GPU they are copies."""
+        return {
+            name: torch.as_tensor(value).detach().to("cpu", copy=self.is_on_cpu).contiguous()
+            for name, value in tensors.items()
+        }
 
     def scaler_state(self) -> dict[str, Any] | None:
         """Return the numbers of the fp16 loss scaler, None where there is none."""
@@ -106,14 +114,6 @@ def _by_parameter(moments: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]
         name, _, parameter = key.partition("/")
         state.setdefault(parameter, {})[name] = value
     return state
-
-
-def _copies(tensors: Mapping[str, Any]) -> dict[str, Tensor]:
-    """Return copies that share no memory: training goes on in the originals."""
-    return {
-        name: torch.as_tensor(value).detach().to("cpu", copy=True).contiguous()
-        for name, value in tensors.items()
-    }
 
 
 def _check_fit(file: Path, found: Mapping[str, Any], expected: Mapping[str, Any]) -> None:
