@@ -1,6 +1,8 @@
 """Runs that are killed, stopped and sabotaged at random, and end as if nothing had been."""
 
+import hashlib
 import itertools
+import json
 import os
 import random
 import re
@@ -11,6 +13,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -94,16 +97,32 @@ def send(number: signal.Signals, *processes: int) -> None:
             os.kill(process, number)
 
 
-def wait_for_write(job: subprocess.Popen[str], folder: Path) -> None:
-    """Wait until a checkpoint is being written."""
-    while job.poll() is None:
-        try:
-            names = os.listdir(folder / "checkpoints")
-        except FileNotFoundError:
-            names = []
-        if any(name.endswith(".part") for name in names):
-            return
+def wait_until(job: subprocess.Popen[str], happened: Callable[[], bool]) -> None:
+    """Wait until something has happened, or the job has ended."""
+    while job.poll() is None and not happened():
         time.sleep(0.0005)
+
+
+def has_saved(folder: Path, step: int) -> bool:
+    return max(saved_steps(folder), default=0) >= step
+
+
+def is_whole(folder: Path, step: int) -> bool:
+    """Compare sizes and checksums of a checkpoint with its manifest."""
+    checkpoint = folder / "checkpoints" / f"step_{step:08d}"
+    files = json.loads((checkpoint / "manifest.json").read_text(encoding="utf-8"))["files"]
+    contents = {name: (checkpoint / name).read_bytes() for name in files}
+    return len(files) == 2 and files == {
+        name: {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+        for name, content in contents.items()
+    }
+
+
+def is_writing(folder: Path) -> bool:
+    """Tell whether a checkpoint is in the middle of being written."""
+    checkpoints = folder / "checkpoints"
+    names = os.listdir(checkpoints) if checkpoints.exists() else []
+    return any(name.endswith(".part") for name in names)
 
 
 @pytest.mark.parametrize("number", range(NUM_RUNS))
@@ -121,23 +140,32 @@ def test_a_run_killed_at_random_moments_ends_in_the_same_bits(
         world_size = draw.choice([1, 2, 4])
         program = draw.choice(PROGRAMS[world_size])
         rank = draw.choice([None, draw.randrange(world_size)])
-        in_write, delay = draw.random() < 0.5, draw.uniform(0, 6)
+        moment = draw.choice(["at the start", "while training", "while writing"])
+        # Behind the checkpoint that it started from.
+        far_enough = newest + draw.choice([3, 6, 9, 12])
         job = resume(default_project, folder, program, world_size)
-        if in_write:
-            wait_for_write(job, folder)
+        if moment == "at the start":
+            time.sleep(draw.uniform(0, 3))
         else:
-            time.sleep(delay)
+            wait_until(job, partial(has_saved, folder, far_enough))
+        if moment == "while training":
+            time.sleep(draw.uniform(0, 0.3))
+        elif moment == "while writing":
+            wait_until(job, partial(is_writing, folder))
         counts["kills"] += 1
+        counts[moment] += 1
         counts["after the end"] += job.poll() is not None
         kill(job, folder, rank=rank)
-        counts["in mid-write"] += bool(list(folder.glob("checkpoints/.*.part")))
+        counts["that cut a write off"] += is_writing(folder)
         counts[f"on {world_size}"] += 1
         before, newest = newest, max(saved_steps(folder), default=0)
         assert newest >= before, "a checkpoint was lost"
-        counts["steps won"] += newest - before
+        assert all(is_whole(folder, step) for step in saved_steps(folder))
+    counts["steps saved before the end"] = newest
     job = resume(default_project, folder, program, world_size)
     printed = finish(job)
-    record_property(f"run {number}, seed {seed}", ", ".join(f"{v} {k}" for k, v in counts.items()))
+    found = [f"{count} {what}" for what, count in counts.items()]
+    record_property(f"run {number}, seed {seed}", ", ".join(found))
 
     assert "damaged" not in printed, printed
     assert Run(folder).summary["world_size"] == world_size
