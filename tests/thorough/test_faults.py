@@ -18,7 +18,7 @@ from pathlib import Path
 
 import pytest
 
-from ..runs import Run, assert_same_bits, finish, launch, start, train
+from ..runs import Run, assert_same_bits, difference, finish, launch, start, train
 
 SETTINGS = [
     *("--max-steps", 90, "--log-every", 3, "--eval-every", 10, "--warmup-steps", 5),
@@ -170,6 +170,32 @@ def test_a_run_killed_at_random_moments_ends_in_the_same_bits(
     assert "damaged" not in printed, printed
     assert Run(folder).summary["world_size"] == world_size
     assert_same_bits(Run(folder), undisturbed)
+
+
+@pytest.mark.parametrize(
+    "sizes", [(1, 1), (2, 2), (1, 2, 4), (4, 1, 2)], ids=lambda sizes: "-".join(map(str, sizes))
+)
+def test_without_exact_sums_a_resumed_run_agrees_as_far_as_its_placements_do(
+    sizes: tuple[int, ...], default_project: Path, tmp_path: Path, record_property: Property
+) -> None:
+    folder = tmp_path / "run"
+    for number, world_size in enumerate(sizes, start=1):
+        job = resume(default_project, folder, "train", world_size, "--no-exact")
+        if number < len(sizes):
+            wait_until(job, partial(has_saved, folder, 20 * number))
+            kill(job, folder, rank=None)
+    finish(job)
+    settings = [*SETTINGS, "--no-exact"]
+    size = sizes[0]
+    expected = train(default_project, tmp_path / "expected", "train", *settings, num_processes=size)
+    found = difference(Run(folder), expected)
+    record_property(f"on {sizes} processes, --no-exact", found)
+
+    assert Run(folder).summary["resumed_from"] >= 20 * (len(sizes) - 1)
+    assert found.weights <= 1e-5 and max(found.loss, found.grad_norm) <= 1e-4
+    if len(set(sizes)) == 1:
+        assert Run(folder).weights_file == expected.weights_file
+        assert Run(folder).metrics == expected.metrics
 
 
 @pytest.fixture(scope="module")
