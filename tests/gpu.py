@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from .rendering import render
-from .runs import Difference, Run, assert_same_bits, difference, train
+from .runs import Difference, Run, assert_same_bits, difference, finish, start, train
 
 SETTINGS = ["--max-steps", 190, "--log-every", 10, "--eval-every", 50, "--tracker", "none"]
 # Ten epochs reach well over 0.9: a type of lower precision may cost this much of it.
@@ -122,6 +122,28 @@ def exact_again(here: Workplace) -> str:
     return f"the same bits; {describe(run)}"
 
 
+def resumed(here: Workplace) -> str:
+    """Stop `train` by a signal, and go on by `reference.single`; fp16 has a scaler to restore."""
+    steps = []
+    for precision in ("no", "fp16"):
+        settings = ["--exact", "--mixed-precision", precision]
+        run = Run(here.folder / f"resumed-{precision}")
+        words = [*SETTINGS, *settings, "--checkpoint-every", 5, "--run-dir", run.folder]
+        environment = {"CUDA_VISIBLE_DEVICES": first_devices(here.num_gpus)}
+        words += ["--placement", "single"]
+        job = start(here.project, "train", *words, environment=environment)
+        while job.poll() is None and not list(run.folder.glob("checkpoints/step_*")):
+            time.sleep(0.01)
+        job.terminate()
+        finish(job)
+        assert run.summary["stopped_by"] == "SIGTERM"
+        words += ["--resume", "must"]
+        finish(start(here.project, "reference.single", *words, environment=environment))
+        assert_same_bits(run, here.single(*settings))
+        steps.append(str(run.summary["resumed_from"]))
+    return f"from steps {' and '.join(steps)}, in float32 and fp16, to the same bits"
+
+
 def references_of_one_process(here: Workplace) -> str:
     single = here.single("--exact")
     for program in ("reference.single", "reference.ddp"):
@@ -172,6 +194,7 @@ CHECKS: dict[str, Callable[[Workplace], str]] = {
     "train in fp16": fp16,
     "train compiled": compiled,
     "train --exact twice": exact_again,
+    "stopped and resumed": resumed,
     "references, one process": references_of_one_process,
     "--exact over processes": exact_over_processes,
     "every strategy": every_strategy,
