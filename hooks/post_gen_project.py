@@ -1,69 +1,90 @@
 """Remove what the answers do not want, make a first commit, and say what to type next.
 
-It runs in the rendered project folder.
+It runs in the rendered project folder. No answer is pasted into its code: JSON in a raw string
+escapes every quote and every control character, so that none can end the string. It imports
+little, because every rendering waits for it.
 """
 
 import json
 import os
-import shutil
 import subprocess
 import sys
-from pathlib import Path
-from typing import Any
 
-# As in pre_gen_project.py: JSON in a raw string cannot become code.
-ANSWERS: dict[str, Any] = json.loads(r"""{{ cookiecutter | tojson }}""")
+ANSWERS = json.loads(r"""{{ cookiecutter | tojson }}""")
+# Answers that cookiecutter replays from a file were not checked at the questions.
+[FAULT] = json.loads(r"""[{{ cookiecutter | fault | tojson }}]""")
 
 UNWANTED = {
-    ".github": ANSWERS["ci"] != "github",
+    ".github/workflows/tests.yml": ANSWERS["ci"] != "github",
     ".gitlab-ci.yml": ANSWERS["ci"] != "gitlab",
 }
+# Hooks and signing keys of this user may ask questions, and a rendering has no answer to them; the
+# folder of hooks is one that is on no system. A new repository needs no maintenance.
+QUIET = ["-c", "commit.gpgsign=false", "-c", "core.hooksPath=.git/no-hooks"]
+QUIET += ["-c", "maintenance.auto=false"]
 
 
 def main() -> None:
     """Leave a project that is ready for work."""
-    project = Path.cwd()
-    remove_unwanted(project)
-    print_next_steps(project, committed=first_commit(project))
+    if FAULT:
+        sys.exit(FAULT)
+    remove_unwanted()
+    make_first_commit()
+    print(f"Next:\n  cd {ANSWERS['project_slug']}\n  python -m pip install -e .")
+    print(f"  python -m {ANSWERS['__package_name']}.train")
 
 
-def remove_unwanted(project: Path) -> None:
-    """Remove the paths of the table; one that is not there means that the table is out of date."""
-    for name, unwanted in UNWANTED.items():
-        path = project / name
-        if not path.exists():
-            sys.exit(f"{name} is named in the post_gen hook, but the template has no such path")
-        if unwanted and path.is_dir():
-            shutil.rmtree(path)
-        elif unwanted:
-            path.unlink()
+def remove_unwanted() -> None:
+    """Remove the files of the table; one that is not there means that the table is out of date."""
+    for path, unwanted in UNWANTED.items():
+        if not os.path.exists(path):
+            sys.exit(f"{path} is named in the post_gen hook, but the template has no such path")
+        if unwanted:
+            os.remove(path)
+            folder = os.path.dirname(path)
+            if folder and not os.listdir(folder):
+                os.removedirs(folder)
 
 
-def first_commit(project: Path) -> str | None:
-    """Commit everything in a new repository; return what came of it, None where none is made."""
-    folders = [project, *project.parents]
-    if shutil.which("git") is None or any((folder / ".git").exists() for folder in folders):
-        return None
+def make_first_commit() -> None:
+    """Commit everything in a new repository, where git is there and the folder is in none."""
+    if "_commit" in ANSWERS:
+        # Cruft compares whole renderings, in which a repository would be one great difference,
+        # and it writes its file after this hook.
+        print("Commit the project with its .cruft.json: cruft updates what is committed.")
+        return
+    if in_repository(os.getcwd()):
+        return
     try:
         git("init", "--quiet")
-        git("add", "--all")
-        # Hooks and signing keys of this user may ask questions; a rendered project has no answer.
-        quiet = ["-c", "commit.gpgsign=false", "-c", f"core.hooksPath={os.devnull}"]
-        git(*quiet, *identity(), "commit", "--quiet", "--message", "Start from the template")
+        git("-c", "core.looseCompression=0", "add", "--all")
+        git(*QUIET, *identity(), "commit", "--quiet", "--message", "Start from the template")
+    except OSError:
+        return
     except subprocess.CalledProcessError as error:
         lines = error.stderr.strip().splitlines() or ["git gave no reason"]
-        return f"The first commit failed ({lines[-1]}): commit by hand."
-    return "The files are committed in a new git repository."
+        # Unlike stdout, stderr can print any character on every system.
+        print(f"The first commit failed ({lines[-1]}): commit by hand.", file=sys.stderr)
+        return
+    print("The files are committed in a new git repository.")
+
+
+def in_repository(folder: str) -> bool:
+    """Return whether this folder or one above it is a git repository or a work tree of one."""
+    parent = os.path.dirname(folder)
+    found = os.path.exists(os.path.join(folder, ".git"))
+    return found or (parent != folder and in_repository(parent))
 
 
 def identity() -> list[str]:
     """Return git options that name the author, where this machine's git has no name for one."""
+    known = git("config", "--get-regexp", r"^user\.(name|email)$", check=False).stdout
     options = []
     for key, answer in (
         ("user.name", ANSWERS["author_name"]),
         ("user.email", ANSWERS["author_email"] or "author@localhost"),
     ):
-        if git("config", "--get", key, check=False).returncode != 0:
+        if f"\n{key} " not in f"\n{known}":
             options += ["-c", f"{key}={answer}"]
     return options
 
@@ -80,14 +101,6 @@ def git(*arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]
         errors="replace",
         env=environment,
     )
-
-
-def print_next_steps(project: Path, *, committed: str | None) -> None:
-    """Say where the project is and how it is trained."""
-    if committed:
-        print(committed)
-    print(f"Next:\n  cd {project.name}\n  python -m pip install -e .")
-    print(f"  python -m {ANSWERS['__package_name']}.train")
 
 
 main()

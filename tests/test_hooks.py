@@ -1,123 +1,288 @@
-"""Answers that are refused, awkward answers that are kept, and the first commit."""
+"""Refusals as a user meets them, answers that try to become code, and the first commit."""
 
 import ast
+import json
+import ntpath
 import os
+import posixpath
 import re
-import shutil
 import subprocess
-import tomllib
+import sys
+from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 import pytest
 
-from .rendering import TEMPLATE, clean_environment, files_under, render, run_cookiecutter
+import checked_answers
+
+from .rendering import (
+    TEMPLATE,
+    clean_environment,
+    copy_template,
+    files_under,
+    git,
+    render,
+    render_in_process,
+    run_cookiecutter,
+)
+from .soundness import FILES_WITH_WORDS, assert_sound
+
+PROGRAMS = [TEMPLATE / "hooks" / "post_gen_project.py", TEMPLATE / "checked_answers.py"]
 
 REFUSED = [
-    ("project_name", "", "is empty"),
-    ("project_name", "n" * 101, "101 characters"),
-    ("project_name", "two\nlines", "line break"),
-    ("project_name", "bell\a", "control character"),
-    ("description", "ends in a space ", "spaces at its ends"),
-    ("description", "d" * 301, "301 characters"),
-    ("author_name", "", "is empty"),
-    ("author_name", "line\u2028separator", "line break"),
-    ("author_email", "nobody", "no e-mail address"),
-    ("author_email", "a@b", "no e-mail address"),
-    ("author_email", "Ada <ada@example.org>", "no e-mail address"),
-    ("author_email", 'ada"@example.org', "no e-mail address"),
-    ("project_slug", "", "is empty"),
-    ("project_slug", "s" * 51, "51 characters"),
-    ("project_slug", "s" * 300, "300 characters"),
-    ("project_slug", "My-Run", "try 'my-run'"),
-    ("project_slug", "my_run", "try 'my-run'"),
-    ("project_slug", "my--run", "try 'my-run'"),
-    ("project_slug", "1st", "must begin with a letter"),
-    ("project_slug", "../escaped", "try 'escaped'"),
-    ("project_slug", "nested/folder", "try 'nested-folder'"),
-    ("project_slug", "C:\\temp", "try 'c-temp'"),
-    ("project_slug", ".", "try 'my-run'"),
-    ("project_slug", "naïve", "try 'naive'"),
-    ("project_slug", "two\nlines", "try 'two-lines'"),
-    ("project_slug", "class", "word of the Python language"),
-    ("project_slug", "logging", "Python's own module"),
-    ("project_slug", "torch", "package that the project uses"),
-    ("project_slug", "huggingface-hub", "package that the project uses"),
-    ("project_slug", "scikit-learn", "package that the project uses"),
-    ("project_slug", "tests", "for something else"),
-    ("project_slug", "nul", "device on Windows"),
-]
-
-KEPT = [
-    ("project_name", "Ünïcödé \U0001f389 & <Friends>"),
-    ("project_name", "'quoted' \"twice\" \\ and `ticked`"),
-    ("project_name", "# {{ 7 * 7 }} {% raw %} #% if"),
-    ("description", 'It says "\\n": {key: [value]} %s {0} ${HOME} </script>'),
-    ("description", '"""; raise SystemExit(3)  #'),
-    ("description", "\u05e9\u05dc\u05d5\u05dd e\u0301 \U0001f469\u200d\U0001f4bb"),
-    ("description", "''' \\"),
-    ("author_name", 'O\'Neill, "Ada" \\ (and others)'),
-    ("author_name", "- Müller: yes"),
-    ("author_email", "o'neill+runs@mail.example.org"),
+    ("project_name", "", "is empty; type at least one word"),
+    ("project_name", "two\nlines", "holds a line break"),
+    ("description", "d" * 301, "has 301 characters; the most is 300"),
+    ("author_name", "ends in a space ", "has spaces at its ends; try 'ends in a space'"),
+    ("author_email", "nobody", "is no e-mail address; try name@example.org"),
+    ("project_slug", "../escaped", "hold lower-case words joined by single hyphens; try 'escaped'"),
+    ("project_slug", "torch", "a package that the project uses; try 'torch-run'"),
+    ("project_slug", "s" * 300, "has 300 characters; the most is 50"),
 ]
 
 
 @pytest.mark.parametrize(("name", "answer", "fault"), REFUSED)
-def test_a_bad_answer_is_refused_in_one_line_and_leaves_nothing_behind(
+def test_a_refusal_is_one_line_and_leaves_nothing_behind(
     name: str, answer: str, fault: str, tmp_path: Path
 ) -> None:
     output = tmp_path / "folder" / "out"
     result = render(output, {name: answer})
-    # Cookiecutter adds its own traceback below.
-    message = result.stderr.splitlines()[0]
-    assert result.returncode != 0
-    assert message.startswith(f"{name} (")
-    assert fault in message
-    assert files_under(tmp_path) == {"folder/out-settings/config.yaml", *replay_files(tmp_path)}
+    assert result.returncode == 1
+    assert result.stdout == ""
+    [line] = result.stderr.splitlines()
+    assert line.startswith(f"{name} (")
+    assert fault in line
+    assert files_under(tmp_path) == {"folder/out-settings/config.yaml"}
     assert sorted(path.name for path in output.parent.iterdir()) == ["out", "out-settings"]
     assert list(output.iterdir()) == []
 
 
-def replay_files(folder: Path) -> set[str]:
-    """Return what cookiecutter keeps of the answers, so that it could replay them."""
-    return {path.relative_to(folder).as_posix() for path in folder.glob("*/out-settings/*.json")}
+def test_a_name_that_would_make_a_bad_slug_gets_another(tmp_path: Path) -> None:
+    for name, slug in (
+        ("torch", "torch-run"),
+        ("tests", "tests-run"),
+        ("class", "class-run"),
+        ("logging", "logging-run"),
+        ("../escaped", "escaped"),
+        ("NUL", "nul-run"),
+        ("\U0001f389", "my-run"),
+        ("2024: a study", "run-2024-a-study"),
+        ("\u65e5\u672c\u8a9e", "ri-ben-yu"),
+    ):
+        result = render(tmp_path / slug, {"project_name": name})
+        assert result.returncode == 0, result.stderr
+        assert [path.name for path in (tmp_path / slug).iterdir()] == [slug]
+
+
+def test_an_answer_of_a_settings_file_that_is_no_text_is_refused(tmp_path: Path) -> None:
+    config = tmp_path / "config.yaml"
+    settings = {"default_context": {"author_email": None}, "replay_dir": str(tmp_path)}
+    config.write_text(json.dumps(settings), encoding="utf-8")
+    result = subprocess.run(
+        [
+            *(sys.executable, "-m", "cookiecutter", "--config-file", str(config), "--no-input"),
+            *("--output-dir", str(tmp_path / "out"), str(TEMPLATE)),
+        ],
+        capture_output=True,
+        text=True,
+        env=clean_environment(),
+    )
+    assert result.returncode == 1
+    assert result.stderr == "author_email (None) is no text; put it in quotes\n"
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_packages_name_cannot_be_given(tmp_path: Path) -> None:
+    arguments = ("--no-input", str(TEMPLATE), "__package_name=../escaped", "__checked=")
+    result = run_cookiecutter(tmp_path / "out", *arguments)
+    assert result.returncode != 0
+    assert result.stderr.startswith("__package_name ('../escaped') follows from project_slug;")
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+@pytest.mark.parametrize(("name", "answer", "fault"), REFUSED[:-1])
+def test_a_replayed_answer_is_refused_as_well(
+    name: str, answer: str, fault: str, tmp_path: Path
+) -> None:
+    assert render(tmp_path / "out", {}).returncode == 0
+    [replay] = (tmp_path / "out-settings").glob("*.json")
+    context = json.loads(replay.read_text(encoding="utf-8"))
+    context["cookiecutter"][name] = answer
+    replay.write_text(json.dumps(context), encoding="utf-8")
+    result = run_cookiecutter(tmp_path / "again", "--replay-file", str(replay), str(TEMPLATE))
+    # A hook's refusal stands above cookiecutter's traceback.
+    line = result.stderr.splitlines()[0]
+    assert result.returncode != 0
+    assert line.startswith(f"{name} (")
+    assert fault in line
+    assert list((tmp_path / "again").iterdir()) == []
+    assert not (tmp_path / "escaped").exists()
+
+
+# Each would make the file CANARY, were it ever more than text.
+PYTHON = "__import__('pathlib').Path('CANARY').touch()"
+PAYLOADS = [
+    PYTHON,
+    f'"""); {PYTHON} #',
+    f"'''); {PYTHON} #",
+    f'"); {PYTHON} #',
+    f"\\\"); {PYTHON}; ('",
+    f'\\\\"""); {PYTHON} #',
+    f'"""\\\\"""); {PYTHON} #',
+    f'" + {PYTHON} + "',
+    f"{{{PYTHON}}}",
+    "$(touch CANARY)",
+    "`touch CANARY`",
+    "; touch CANARY #",
+    "& touch CANARY & type nul > CANARY",
+    "|| touch CANARY",
+    "'; touch CANARY; '",
+    '"; touch CANARY; "',
+    "--template=$(touch CANARY)",
+    "!!python/object/apply:os.system ['touch CANARY']",
+    '"\' {x: !!python/object/apply:os.system ["touch CANARY"]} #',
+    '" ]] x = "$(touch CANARY)',
+    "<script>fetch('CANARY')</script><img src=x onerror=alert(1)>",
+    "[x](javascript:alert('CANARY')) ![](CANARY)",
+]
+JINJA = [
+    "{{ ''.__class__.__mro__[1].__subclasses__() }}",
+    "{{ cycler.__init__.__globals__.os.popen('touch CANARY').read() }}",
+    "{% for x in ().__class__.__base__.__subclasses__() %}{{ x }}{% endfor %}",
+    "{% include '/etc/hostname' %}{{ self.__init__.__globals__.os.system('touch CANARY') }}",
+    "#% set x = lipsum.__globals__['os'].system('touch CANARY')",
+    "{{ '{{' }} lipsum.__globals__['os'].system('touch CANARY') {{ '}}' }}",
+]
+
+
+@pytest.fixture
+def canaries(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A folder in which programs that an answer starts would leave a file."""
+    monkeypatch.chdir(tmp_path)
+    yield tmp_path
+    assert [path for path in tmp_path.rglob("*") if "CANARY" in path.name] == []
+
+
+@pytest.mark.parametrize("payload", [*PAYLOADS, *JINJA])
+def test_no_typed_answer_becomes_code(payload: str, canaries: Path, default_project: Path) -> None:
+    answers = {"project_name": payload, "description": payload, "author_name": payload}
+    render_in_process(canaries / "out", answers, typed=True)
+    [project] = (canaries / "out").iterdir()
+    assert_sound(project, answers, default_project)
+
+
+def test_no_answer_becomes_code_of_the_tools_that_read_the_project(canaries: Path) -> None:
+    answers = {"project_name": PAYLOADS[2], "description": PAYLOADS[4] + PAYLOADS[17]}
+    lines = [answers["project_name"], "injected", answers["description"], JINJA[1], *[""] * 4]
+    result = run_cookiecutter(canaries / "out", str(TEMPLATE), typed="\n".join(lines) + "\n")
+    assert result.returncode == 0, result.stderr
+    project = canaries / "out" / "injected"
+    for program in (["-m", "nox", "--list"], ["-m", "build", "--no-isolation"], ["noxfile.py"]):
+        subprocess.run(
+            [sys.executable, *program], cwd=project, check=True, capture_output=True, timeout=120
+        )
+
+
+@pytest.mark.parametrize("question", ["project_slug", "author_email"])
+@pytest.mark.parametrize("payload", [*PAYLOADS, *JINJA])
+def test_code_is_no_slug_and_no_address(question: str, payload: str, canaries: Path) -> None:
+    with pytest.raises(SystemExit) as refusal:
+        render_in_process(canaries / "out", {question: payload})
+    [line] = str(refusal.value.code).splitlines()
+    assert line.startswith(f"{question} (")
+
+
+def test_words_land_in_no_file_that_runs(default_project: Path, tmp_path: Path) -> None:
+    word = "Xylophone"
+    answers = dict.fromkeys(["project_name", "description", "author_name"], word)
+    answers["project_slug"] = "my-run"
+    assert render(tmp_path / "out", answers | {"author_email": f"{word}@x.org"}).returncode == 0
+    project = tmp_path / "out" / "my-run"
+    found = {name for name in files_under(project) if word in (project / name).read_text()}
+    assert found == FILES_WITH_WORDS
+
+
+def test_the_hook_and_the_checks_call_no_shell_and_nothing_of_one_system() -> None:
+    for path in PROGRAMS:
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        modules = {
+            name.split(".")[0]
+            for node in ast.walk(tree)
+            for name in (
+                [alias.name for alias in node.names]
+                if isinstance(node, ast.Import)
+                else [node.module or ""]
+                if isinstance(node, ast.ImportFrom)
+                else []
+            )
+        }
+        portable = {"collections", "functools", "jinja2", "json", "keyword", "os", "re"}
+        assert modules <= portable | {"subprocess", "sys", "unicodedata"}
+        calls = {ast.unparse(node.func) for node in ast.walk(tree) if isinstance(node, ast.Call)}
+        of_os = {call for call in calls if call.startswith("os.")}
+        portable = {"dirname", "exists", "join"}
+        assert of_os <= {f"os.path.{name}" for name in portable} | {
+            *("os.environ.items", "os.getcwd", "os.listdir", "os.remove", "os.removedirs"),
+        }
+        keywords = {node.arg for node in ast.walk(tree) if isinstance(node, ast.keyword)}
+        assert not keywords & {"shell", "preexec_fn", "start_new_session", "umask"}
+
+
+def test_a_refusal_prints_on_a_terminal_that_lacks_its_characters(tmp_path: Path) -> None:
+    config = json.dumps({"cookiecutters_dir": str(tmp_path), "replay_dir": str(tmp_path)})
+    (tmp_path / "config.yaml").write_text(config, encoding="utf-8")
+    result = subprocess.run(
+        [
+            *(sys.executable, "-m", "cookiecutter", "--no-input", str(TEMPLATE)),
+            *("--config-file", str(tmp_path / "config.yaml"), "project_slug=\U0001f389-r\u00fcn"),
+        ],
+        cwd=tmp_path,
+        capture_output=True,
+        env=clean_environment() | {"PYTHONUTF8": "0", "PYTHONIOENCODING": "cp1252"},
+    )
+    assert result.returncode == 1
+    [line] = result.stderr.decode("cp1252").splitlines()
+    assert line.startswith("project_slug ('\\U0001f389-r\u00fcn') must begin with a letter")
+    assert line.endswith("; try 'run'")
+
+
+@pytest.mark.parametrize(
+    ("paths", "folder", "num_folders"),
+    [
+        (ntpath, "C:\\work\\my-run", 3),
+        (ntpath, "\\\\host\\share\\my-run", 2),
+        (posixpath, "/a/b", 3),
+    ],
+)
+def test_the_search_for_a_repository_ends_at_the_root_of_each_system(
+    paths: ModuleType, folder: str, num_folders: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = PROGRAMS[0].read_text(encoding="utf-8").removesuffix("main()\n")
+    source = re.sub(r"\{\{.*?\}\}", '{"ci": "none"}', source)
+    hook: dict[str, Any] = {}
+    exec(compile(source, "hook", "exec"), hook)
+    monkeypatch.setattr(os, "path", paths)
+    asked: list[str] = []
+    monkeypatch.setattr(paths, "exists", asked.append)
+    assert not hook["in_repository"](folder)
+    assert asked[0] == paths.join(folder, ".git")
+    assert len(asked) == num_folders
 
 
 def test_every_pinned_distribution_is_refused_as_a_name() -> None:
-    hook = ast.parse((TEMPLATE / "hooks" / "pre_gen_project.py").read_text(encoding="utf-8"))
-    [words] = [
-        node.value.value
-        for node in ast.walk(hook)
-        if isinstance(node, ast.Attribute)
-        and isinstance(node.value, ast.Constant)
-        and node.attr == "split"
-    ]
     pins = (TEMPLATE / "constraints.txt").read_text(encoding="utf-8")
     names = re.findall(r"^([\w.-]+)==", pins, re.MULTILINE)
     assert "torch" in names
-    assert {re.sub("[-.]", "_", name).lower() for name in names} <= set(str(words).split())
+    assert {re.sub("[-.]", "_", name).lower() for name in names} <= checked_answers.NEEDED
 
 
-@pytest.mark.parametrize(("name", "answer"), KEPT)
-def test_an_awkward_answer_reads_back_exactly(name: str, answer: str, tmp_path: Path) -> None:
-    result = render(tmp_path / "out", {name: answer, "project_slug": "my-run"})
-    assert result.returncode == 0, result.stderr
-    project = tmp_path / "out" / "my-run"
-    toml = tomllib.loads((project / "pyproject.toml").read_text(encoding="utf-8"))
-    [author] = toml["project"]["authors"]
-    if name == "project_name":
-        assert author["name"] == f"The {answer} authors"
-    elif name == "description":
-        assert toml["project"]["description"] == answer
-    else:
-        assert author[name.removeprefix("author_")] == answer
-
-
-def test_answers_typed_at_the_prompt_are_kept_as_they_are(tmp_path: Path) -> None:
-    typed = ["My Run", "", '{{ 7 * 7 }} "quoted"', "", "", "", "", ""]
-    result = run_cookiecutter(tmp_path / "out", str(TEMPLATE), typed="\n".join(typed) + "\n")
-    assert result.returncode == 0, result.stderr
-    text = (tmp_path / "out" / "my-run" / "pyproject.toml").read_text(encoding="utf-8")
-    assert tomllib.loads(text)["project"]["description"] == '{{ 7 * 7 }} "quoted"'
+def test_every_refused_package_name_has_a_suggestion_that_will_do() -> None:
+    names = checked_answers.NEEDED | checked_answers.OCCUPIED | sys.stdlib_module_names
+    for name in names | checked_answers.WINDOWS_DEVICES | checked_answers.OTHER_STANDARD_MODULES:
+        slug = checked_answers.sound_slug(name)
+        assert checked_answers.slug_fault(slug) is None, name
 
 
 def test_a_project_outside_every_repository_starts_with_one_commit(tmp_path: Path) -> None:
@@ -128,50 +293,74 @@ def test_a_project_outside_every_repository_starts_with_one_commit(tmp_path: Pat
         "Ada <ada@example.org>: Start from the template"
     )
     assert git(project, "status", "--porcelain") == ""
-    assert "python -m my_run.train" in result.stdout
+    assert set(git(project, "ls-files").splitlines()) == files_under(project)
+    assert result.stdout.splitlines() == [
+        "The files are committed in a new git repository.",
+        "Next:",
+        "  cd my-run",
+        "  python -m pip install -e .",
+        "  python -m my_run.train",
+    ]
+
+
+def test_the_commit_is_in_the_name_that_git_knows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = tmp_path / "gitconfig"
+    settings.write_text("[user]\n\tname = Grace\n", encoding="utf-8")
+    monkeypatch.setattr("tests.rendering.GIT_SETTINGS", str(settings))
+    answers = {"author_name": "Ada", "author_email": "ada@example.org"}
+    assert render(tmp_path / "out", answers).returncode == 0
+    assert git(tmp_path / "out" / "my-run", "log", "--format=%an %ae") == "Grace ada@example.org"
+
+
+def test_hooks_and_signing_keys_of_the_user_are_not_asked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hooks = tmp_path / "hooks"
+    hooks.mkdir()
+    (hooks / "pre-commit").write_text("#!/bin/sh\nexit 1\n", encoding="utf-8")
+    (hooks / "pre-commit").chmod(0o755)
+    settings = tmp_path / "gitconfig"
+    settings.write_text(
+        f"[core]\n\thooksPath = {hooks}\n[commit]\n\tgpgsign = true\n", encoding="utf-8"
+    )
+    monkeypatch.setattr("tests.rendering.GIT_SETTINGS", str(settings))
+    assert render(tmp_path / "out", {}).returncode == 0
+    assert len(git(tmp_path / "out" / "my-run", "log", "--format=%s").splitlines()) == 1
 
 
 def test_a_project_inside_a_repository_gets_none_of_its_own(tmp_path: Path) -> None:
     git(tmp_path, "init", "--quiet")
-    assert render(tmp_path / "out", {}).returncode == 0
+    result = render(tmp_path / "out", {})
+    assert result.returncode == 0
     assert not (tmp_path / "out" / "my-run" / ".git").exists()
+    assert result.stdout.startswith("Next:\n  cd my-run\n")
 
 
 def test_a_commit_that_fails_is_said_and_fails_nothing(tmp_path: Path) -> None:
     # Git refuses a name that holds nothing but punctuation.
     result = render(tmp_path / "out", {"author_name": "<>"})
     assert result.returncode == 0, result.stderr
-    assert "The first commit failed" in result.stdout
+    [line] = result.stderr.splitlines()
+    assert line.startswith("The first commit failed (")
+    assert "python -m my_run.train" in result.stdout
 
 
 def test_a_machine_without_git_renders_all_the_same(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("PATH", os.devnull)
+    monkeypatch.setenv("PATH", str(tmp_path))
     result = render(tmp_path / "out", {})
     assert result.returncode == 0, result.stderr
+    assert result.stderr == ""
     assert not (tmp_path / "out" / "my-run" / ".git").exists()
 
 
 def test_a_path_that_the_template_lost_fails_the_rendering(tmp_path: Path) -> None:
-    copy = tmp_path / "template"
-    for name in ("hooks", "templates", "{{cookiecutter.project_slug}}"):
-        shutil.copytree(TEMPLATE / name, copy / name)
-    shutil.copy(TEMPLATE / "cookiecutter.json", copy)
-    (copy / "{{cookiecutter.project_slug}}" / ".gitlab-ci.yml").unlink()
-    result = run_cookiecutter(tmp_path / "out", "--no-input", str(copy))
+    project_template = copy_template(tmp_path / "template")
+    (project_template / ".gitlab-ci.yml").unlink()
+    result = run_cookiecutter(tmp_path / "out", "--no-input", str(project_template.parent))
     assert result.returncode != 0
     assert ".gitlab-ci.yml is named in the post_gen hook" in result.stderr.splitlines()[0]
     assert list((tmp_path / "out").iterdir()) == []
-
-
-def git(folder: Path, *arguments: str) -> str:
-    result = subprocess.run(
-        ["git", *arguments],
-        cwd=folder,
-        check=True,
-        capture_output=True,
-        encoding="utf-8",
-        env=clean_environment(),
-    )
-    return result.stdout.strip()

@@ -1,0 +1,220 @@
+"""Refuse answers that would render a broken project, and escape the others for their files.
+
+Cookiecutter loads this as an extension of its Jinja, which `cookiecutter.json` names. That makes
+a refusal one line, right after the question and before anything is written; a hook would speak
+after the last question, above a traceback. Cruft loads it once for an old and a new commit of the
+template: a filter that changes its name or meaning needs a module of another name.
+"""
+
+import keyword
+import re
+import sys
+import unicodedata
+from collections.abc import Callable, Mapping
+from functools import partial
+
+from jinja2 import Environment
+from jinja2.ext import Extension
+
+MAX_SLUG_LENGTH = 50
+MAX_EMAIL_LENGTH = 254
+
+# Packages that the project, its tools and its extras import or look for, and distributions that
+# they install: a package of the same name would hide the one, and pip would take it for the other.
+NEEDED = frozenset(
+    """
+    absl absl_py accelerate aim aiohappyeyeballs aiohttp aiosignal alembic
+    annotated_doc annotated_types anyio argcomplete arrow ast_serialize attr attrs backports
+    binaryornot blinker boto3 botocore brotli brotlicffi build cachetools certifi cffi
+    charset_normalizer clearml click cloudpickle colorama colorlog comet_ml contourpy
+    cookiecutter coreweave_evaluations coverage cruft cryptography cuda cuda_bindings
+    cuda_pathfinder cupy cwevals cycler cython databricks databricks_sdk dateutil deepspeed
+    dependency_groups dill distlib distro docker docstring_parser dotenv dvclive editables
+    envwrap execnet fastapi filelock flask flask_cors flint fonttools frozenlist fsspec
+    functorch fx2trt_oss git gitdb gitpython gmpy gmpy2 google google_auth
+    googleapis_common_protos gradio_client graphene graphql graphql_core graphql_relay grpc
+    grpcio gunicorn h11 h2 habana_frameworks hatchling hf_xet httpcore httpcore2 httptools httpx
+    httpx2 huey huggingface_hub humanize hypothesis idna importlib_metadata iniconfig ipykernel
+    ipython ipywidgets isal itsdangerous jinja2 joblib kiwisolver librt linkify_it linkify_it_py
+    lomo_optim lz4 lzmaffi mako markdown markdown_it_py markupsafe matplotlib mdurl mlflow
+    mlflow_skinny mlflow_tracing monkeytype mpl_toolkits mpmath multidict multipart mypy
+    mypy_extensions narwhals networkx nox numpy nvidia onnx onnx_tf onnxruntime opentelemetry
+    opentelemetry_api opentelemetry_exporter_http_transport opentelemetry_exporter_otlp_common
+    opentelemetry_exporter_otlp_proto_common opentelemetry_exporter_otlp_proto_http
+    opentelemetry_proto opentelemetry_sdk opentelemetry_semantic_conventions opt_einsum org
+    orjson packaging pandas pathspec pil pillow pip pkg_resources platformdirs pluggy
+    prettytable propcache protobuf psutil py pyarrow pyasn1 pyasn1_modules pycparser pydantic
+    pydantic_core pydot pygments pylab pynvml pyparsing pyproject_hooks pytest pytest_timeout
+    pytest_xdist python_dateutil python_discovery python_dotenv python_multipart python_slugify
+    pywin32 pyyaml pyzstd regex requests rich ruff safetensors scikit_learn scikits scipy
+    sentry_sdk setuptools shellingham six sklearn skops sksparse smmap snappy sniffio socksio
+    sortedcontainers sqlalchemy sqlparse starlette swanlab sympy tabulate tensorboard
+    tensorboard_data_server tensorboardx tensorflow tensorrt text_unidecode threadpoolctl timm
+    torch torch2trt torch_mlu torch_musa torch_neuronx torch_npu torch_sdaa torch_tb_profiler
+    torch_xla torchcomms torchdistx torchgen torchvision tqdm trackio transformers tree trio
+    triton trove_classifiers truststore tvm typeguard typer types_pyyaml typing_extensions
+    typing_inspection tyro tzdata uarray uc_micro uc_micro_py urllib3 uvicorn uvloop virtualenv
+    wandb watchfiles wcwidth websockets werkzeug wheel win32api xarray xdist xxhash yaml yarl
+    zipp zstandard
+    """.split()
+)
+# Standard modules of Python 3.11 to 3.14 that the Python which runs cookiecutter may not know.
+OTHER_STANDARD_MODULES = frozenset(
+    """
+    aifc annotationlib asynchat asyncore audioop cgi cgitb chunk compression crypt distutils imghdr
+    imp lib2to3 mailcap msilib nis nntplib ossaudiodev pipes smtpd sndhdr spwd sunau telnetlib
+    tomllib uu xdrlib
+    """.split()
+)
+# Names that the project's own files use.
+OCCUPIED = frozenset(["conftest", "noxfile", "src", "tests"])
+WINDOWS_DEVICES = frozenset(
+    ["aux", "con", "nul", "prn"]
+    + [device + digit for device in ("com", "lpt") for digit in "123456789"]
+)
+# A dot-atom on each side, by RFC 5322; a domain of at least two labels.
+ATOM, LABEL = r"[\w!#$%&'*+/=?^`{|}~-]+", "[a-z0-9]([a-z0-9-]*[a-z0-9])?"
+EMAIL = re.compile(rf"{ATOM}(\.{ATOM})*@{LABEL}(\.{LABEL})+", re.A | re.I)
+SLUG = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
+
+
+class CheckedAnswers(Extension):
+    """The filters of the template: escapes for its files, checks for its questions."""
+
+    def __init__(self, environment: Environment) -> None:
+        """Add the filters to the environment that cookiecutter makes."""
+        super().__init__(environment)
+        environment.filters.update(
+            checked=checked,
+            fault=answers_fault,
+            package_of=package_of,
+            sound_slug=sound_slug,
+            quoted=quoted,
+            markdown=markdown,
+        )
+
+
+def checked(answers: Mapping[str, object]) -> str:
+    """Return nothing, or end the program in one line about the first answer that will not do.
+
+    Raises:
+        SystemExit: With that line, which Python prints on stderr, and exit code 1. Cookiecutter
+            and cruft let it through; their own errors would add a traceback.
+    """
+    fault = answers_fault(answers)
+    if fault:
+        raise SystemExit(fault)
+    return ""
+
+
+def answers_fault(answers: Mapping[str, object]) -> str | None:
+    """Return one line: which of the answers given so far will not do, why, and what would."""
+    for name, answer in answers.items():
+        fault = None
+        if name in FAULTS:
+            # A configuration file can hold numbers and nothing at all.
+            text = isinstance(answer, str)
+            fault = FAULTS[name](str(answer)) if text else "is no text; put it in quotes"
+        elif name == "__package_name" and answer != package_of(str(answers["project_slug"])):
+            fault = "follows from project_slug; leave it out"
+        if fault:
+            shown = repr(answer) if len(repr(answer)) <= 60 else repr(answer)[:60] + "..."
+            return f"{name} ({shown}) {fault}"
+    return None
+
+
+def text_fault(text: str, *, max_length: int) -> str | None:
+    """Return what is wrong with a one-line answer, or None."""
+    if not text:
+        return "is empty; type at least one word"
+    if len(text) > max_length:
+        return f"has {len(text)} characters; the most is {max_length}"
+    # Control characters, halves of surrogate pairs, line and paragraph separators.
+    if any(unicodedata.category(character) in ("Cc", "Cs", "Zl", "Zp") for character in text):
+        return "holds a line break or another control character; type one line of plain text"
+    if text != text.strip():
+        return f"has spaces at its ends; try {text.strip()!r}"
+    return None
+
+
+def email_fault(address: str) -> str | None:
+    """Return what is wrong with an e-mail address, or None; it may be empty."""
+    if address and (len(address) > MAX_EMAIL_LENGTH or not EMAIL.fullmatch(address)):
+        return "is no e-mail address; try name@example.org, or leave it empty"
+    return None
+
+
+def slug_fault(slug: str) -> str | None:
+    """Return what is wrong with the name of folder, distribution and package, or None."""
+    if not slug:
+        return "is empty; type lower-case words joined by hyphens, such as my-run"
+    if len(slug) > MAX_SLUG_LENGTH:
+        return f"has {len(slug)} characters; the most is {MAX_SLUG_LENGTH}"
+    if not SLUG.fullmatch(slug):
+        return (
+            "must begin with a letter and hold lower-case words joined by single hyphens; "
+            f"try {sound_slug(slug)!r}"
+        )
+    fault = package_fault(package_of(slug))
+    return f"{fault}; try {sound_slug(slug)!r}" if fault else None
+
+
+def package_of(slug: str) -> str:
+    """Return the name of the package in the project of this name."""
+    return slug.replace("-", "_")
+
+
+def package_fault(package: str) -> str | None:
+    """Return what the project could not do if its package had this name, or None."""
+    if keyword.iskeyword(package):
+        return "is a word of the Python language"
+    if package in sys.stdlib_module_names or package in OTHER_STANDARD_MODULES:
+        return f"would hide Python's own module {package}"
+    if package in NEEDED:
+        return "is the name of a package that the project uses"
+    if package in OCCUPIED:
+        return "is a name that the project needs for something else"
+    if package in WINDOWS_DEVICES:
+        return "is a device on Windows and can be no folder there"
+    return None
+
+
+def sound_slug(text: str) -> str:
+    """Return a slug that will do and is as much like this text as it can be."""
+    ascii_text = unicodedata.normalize("NFKD", text).encode("ascii", "ignore").decode().lower()
+    words = "-".join(re.findall("[a-z0-9]+", ascii_text)) or "my-run"
+    slug = words if words[0].isalpha() else f"run-{words}"
+    slug = slug[:MAX_SLUG_LENGTH].rstrip("-")
+    return f"{slug}-run" if package_fault(package_of(slug)) else slug
+
+
+def quoted(text: str) -> str:
+    """Return the inside of a double-quoted string, alike in TOML, YAML, JSON and Python."""
+    return text.translate(QUOTED)
+
+
+def markdown(text: str) -> str:
+    """Return one line of Markdown that reads as this text, with the fewest backslashes."""
+    return LIST_NUMBER.sub(r"\1\\\2", MARKUP.sub(r"\\\g<0>", text))
+
+
+FAULTS: dict[str, Callable[[str], str | None]] = {
+    "project_name": partial(text_fault, max_length=100),
+    "project_slug": slug_fault,
+    "description": partial(text_fault, max_length=300),
+    "author_name": partial(text_fault, max_length=200),
+    "author_email": email_fault,
+}
+QUOTED = str.maketrans({"\\": r"\\", '"': r"\"", "\n": r"\n", "\r": r"\r", "\t": r"\t"})
+MARKUP = re.compile(
+    r"""
+    [\\`*<[~$]                    # escapes, code, emphasis, HTML, links, mathematics
+    | (?<![^\W_])_ | _(?![^\W_])   # emphasis, but for the inside of a_name
+    | &(?=\#?\w+;)                 # entities
+    | (?<!\S)\#                    # headings and their ends
+    | :(?=//) | (?<=\bwww)\.       # bare addresses, which would keep the backslashes
+    | \A[-+=>]                     # lists, rulers, quotations
+    """,
+    re.VERBOSE,
+)
+LIST_NUMBER = re.compile(r"\A([0-9]{1,9})([.)])(?=\s|\Z)")
