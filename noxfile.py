@@ -5,6 +5,9 @@ version on purpose.
 """
 
 import hashlib
+import itertools
+import json
+import random
 import shutil
 import sys
 from pathlib import Path
@@ -16,6 +19,7 @@ CONSTRAINTS = ROOT / "constraints.txt"
 # Older pips read the first name for isolated builds too, newer ones the second.
 PINNED = {"PIP_CONSTRAINT": str(CONSTRAINTS), "PIP_BUILD_CONSTRAINT": str(CONSTRAINTS)}
 PROJECT_TOML = ROOT / "{{cookiecutter.project_slug}}" / "pyproject.toml"
+QUESTIONS = json.loads((ROOT / "cookiecutter.json").read_text(encoding="utf-8"))
 DEMO = ROOT / "demo" / "my-run"
 
 nox.options.default_venv_backend = "venv"
@@ -49,6 +53,30 @@ RENDER_CELLS = [
     ),
     nox.param(None, ["--upgrade", "accelerate"], WITH_TORCH, id="newest-accelerate"),
 ]
+
+
+def pairwise(*choices: list[str]) -> list[str]:
+    """Return combinations, few and joined by hyphens, that hold each two choices together."""
+
+    def pairs_of(row: tuple[str, ...]) -> set[tuple[tuple[int, str], ...]]:
+        return set(itertools.combinations(enumerate(row), 2))
+
+    rows, chosen = list(itertools.product(*choices)), []
+    missing = set().union(*map(pairs_of, rows))
+    while missing:
+        best = max(rows, key=lambda row: len(pairs_of(row) & missing))
+        missing -= pairs_of(best)
+        chosen.append("-".join(best))
+    return chosen
+
+
+# With and without an e-mail address, with short and with long answers in words.
+PAIRWISE = pairwise(
+    *[QUESTIONS[name] for name in ("starter", "license", "ci")],
+    ["no_email", "email"],
+    ["short", "long"],
+)
+MATRIX_TESTS = "tests/thorough/test_matrix.py"
 
 
 @nox.session
@@ -120,6 +148,43 @@ def render(session: nox.Session, overrides: list[str], selection: str) -> None:
         session.install(*overrides)
     marks = [] if heavy and selection == WITHOUT_TORCH else ["-m", selection]
     session.run("pytest", *marks, *[text for text in session.posargs if text != "--heavy"])
+
+
+@nox.session
+def answers(session: nox.Session) -> None:
+    """Render or refuse thousands of generated answers, and the awkward ones pair by pair (minutes).
+
+    `-- --hypothesis-seed N` draws those of another run again.
+    """
+    install(session, *TEST_GROUP)
+    seed = ["--hypothesis-seed", str(random.randrange(2**32))]
+    if "--hypothesis-seed" in session.posargs:
+        seed = []
+    files = ["tests/test_answers.py", "tests/thorough/test_answers.py"]
+    session.run("pytest", *files, "--hypothesis-profile", "thorough", *seed, *session.posargs)
+
+
+@nox.session
+@nox.parametrize("selection", [nox.param(text, id=text) for text in ["all", *PAIRWISE]])
+def matrix(session: nox.Session, selection: str) -> None:
+    """Check projects of all choices: files, style, types and packages of all; more of some.
+
+    `matrix(all)` looks at each combination. The others install one, train a few steps and run its
+    own tests (minutes each); among them, each two choices are together at least once.
+    """
+    share_runtime(session)
+    install(session, *TEST_GROUP, *TYPES_GROUP)
+    tests = ["tests/test_render.py", f"{MATRIX_TESTS}::test_types_and_packages_are_sound"]
+    if selection != "all":
+        tests = [f"{MATRIX_TESTS}::test_it_installs_and_trains_and_its_tests_pass[{selection}]"]
+    session.run("pytest", *tests, *session.posargs)
+
+
+@nox.session
+def rendering_time(session: nox.Session) -> None:
+    """Compare the time that rendering takes with that of an empty template (half a minute)."""
+    install(session, "cookiecutter")
+    session.run("python", "benchmarks/rendering.py", *session.posargs)
 
 
 @nox.session

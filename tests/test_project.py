@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from checked_answers import slug_fault
+
 from .rendering import TEMPLATE, render
 from .test_build import build
 
@@ -31,29 +33,79 @@ def run(folder: Path, *arguments: str, **environment: str) -> subprocess.Complet
 
 
 def test_mypy_strict_finds_nothing(default_project: Path) -> None:
+    assert_types_are_sound(default_project)
+
+
+def test_the_projects_own_tests_all_pass(default_project: Path) -> None:
+    assert_own_tests_pass(default_project)
+
+
+def test_the_program_from_the_wheel_trains_and_tests(tmp_path: Path) -> None:
+    assert render(tmp_path / "out", {"project_slug": "wheel-run"}).returncode == 0
+    assert_wheel_trains(tmp_path / "out" / "wheel-run", tmp_path)
+
+
+# Python runs a module of this name at its start.
+SITECUSTOMIZE = '''
+import os, sys
+
+class Recorder:
+    """Note each module that is asked for by its whole name, whether there is one or not."""
+
+    def find_spec(self, name, path=None, target=None):
+        if path is None:
+            with open(os.environ["RECORDED_IMPORTS"], "a") as file:
+                file.write(name + "\\n")
+
+sys.meta_path.insert(0, Recorder())
+'''
+
+
+def test_no_module_that_the_programs_ask_for_may_be_a_projects_name(
+    default_project: Path, tmp_path: Path
+) -> None:
+    recorded = tmp_path / "recorded"
+    (tmp_path / "sitecustomize.py").write_text(SITECUSTOMIZE, encoding="utf-8")
+    folder = str(tmp_path / "run")
+    settings = ["--max-steps", "2", "--tracker", "tensorboard", "--run-dir", folder]
+    for command in (
+        ["-m", "my_run.train", *settings],
+        ["-m", "accelerate.commands.accelerate_cli", "launch", "--help"],
+        ["-m", "pytest", "--collect-only", "-q", "-p", "no:cacheprovider"],
+    ):
+        paths = os.pathsep.join([str(tmp_path), str(default_project / "src")])
+        run(default_project, *command, PYTHONPATH=paths, RECORDED_IMPORTS=str(recorded))
+    names = set(recorded.read_text(encoding="utf-8").split()) - {"my_run", "sitecustomize"}
+    assert {"torch", "google", "tensorflow"} <= names
+    allowed = {name for name in names if slug_fault(name.replace("_", "-")) is None}
+    assert allowed == set(), "add these to NEEDED in checked_answers.py"
+
+
+def assert_types_are_sound(project: Path) -> None:
     # torch alone takes half a minute to read: what is known of it is kept from run to run.
     cache = TEMPLATE / ".mypy_cache" / "rendered"
-    result = run(default_project, "-m", "mypy", "--cache-dir", str(cache))
+    result = run(project, "-m", "mypy", "--cache-dir", str(cache))
     assert "Success: no issues found" in result.stdout
     assert "unused section" not in result.stdout
 
 
-def test_the_projects_own_tests_all_pass(default_project: Path) -> None:
-    result = run(default_project, "-m", "pytest", "-n", "2", "-p", "no:cacheprovider")
+def assert_own_tests_pass(project: Path) -> None:
+    result = run(project, "-m", "pytest", "-n", "2", "-p", "no:cacheprovider")
     closing_line = result.stdout.strip().splitlines()[-1]
     assert re.search(r"\d+ passed", closing_line), result.stdout
     # Nothing is skipped, expected to fail, or warned about.
     assert re.fullmatch(r"=+ \d+ passed in .*", closing_line), result.stdout[-8000:]
 
 
-def test_the_program_from_the_wheel_trains_and_tests(tmp_path: Path) -> None:
-    assert render(tmp_path / "out", {"project_slug": "wheel-run"}).returncode == 0
-    wheel, _ = build(tmp_path / "out" / "wheel-run")
-    site, elsewhere = tmp_path / "site", tmp_path / "elsewhere"
+def assert_wheel_trains(project: Path, folder: Path) -> None:
+    """Install a project's wheel, and train three steps with it where the project is not."""
+    wheel, _ = build(project)
+    site, elsewhere = folder / "site", folder / "elsewhere"
     elsewhere.mkdir()
     run(elsewhere, "-m", "pip", "install", "--no-deps", "--target", str(site), str(wheel))
     settings = ["--max-steps", "3", "--run-dir", str(elsewhere / "run")]
-    run(elsewhere, "-m", "wheel_run.train", *settings, PYTHONPATH=str(site))
+    program = f"{project.name.replace('-', '_')}.train"
+    run(elsewhere, "-m", program, *settings, PYTHONPATH=str(site))
     summary = json.loads((elsewhere / "run" / "summary.json").read_text(encoding="utf-8"))
     assert summary["optimizer_steps"] == 3
     assert summary["test_samples"] > 0

@@ -1,12 +1,16 @@
 """What the template's own files say of each other."""
 
+import itertools
 import re
+import subprocess
+import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
 import yaml
 
-from .rendering import CHOICES, PROJECT_TEMPLATE, TEMPLATE
+from .rendering import ANSWER_SETS, CHOICES, LONG, PROJECT_TEMPLATE, TEMPLATE
 
 README = (TEMPLATE / "README.md").read_text(encoding="utf-8")
 TEST_COMMAND = "python -m pip install nox && python -m nox -s tests"
@@ -53,3 +57,29 @@ def test_every_requirement_has_a_pin() -> None:
         required = set(re.findall(r'"([\w.-]+)>=[\d.]+"', text))
         assert required
         assert {name.lower() for name in required} <= pinned
+
+
+def test_the_matrix_that_nox_lists_holds_each_two_choices_together() -> None:
+    listed = subprocess.run(
+        [sys.executable, "-m", "nox", "--list"],
+        cwd=TEMPLATE,
+        check=True,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    chosen = set(re.findall(r"^- matrix\((.*?)\)", listed.stdout, re.MULTILINE)) - {"all"}
+    assert len(chosen) < len(ANSWER_SETS)
+
+    def pairs_of(names: Iterable[str]) -> set[tuple[tuple[str, str], ...]]:
+        return {
+            pair
+            for name in names
+            for pair in itertools.combinations(
+                ({"length": name.rpartition("-")[2]} | ANSWER_SETS[name]).items(), 2
+            )
+            # All words are long together.
+            if not {question for question, _ in pair} & LONG.keys()
+        }
+
+    assert pairs_of(chosen) == pairs_of(ANSWER_SETS)
