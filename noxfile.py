@@ -188,6 +188,14 @@ def rendering_time(session: nox.Session) -> None:
 
 
 @nox.session
+def resume_time(session: nox.Session) -> None:
+    """Measure what a checkpoint costs the loop, and the time to the first step of a resumed run."""
+    share_runtime(session)
+    install(session, "cookiecutter")
+    session.run("python", "benchmarks/resume.py", *session.posargs)
+
+
+@nox.session
 def lint(session: nox.Session) -> None:
     """Check style, formatting and types of the template's own Python files."""
     install(session, *TEST_GROUP, *TYPES_GROUP)

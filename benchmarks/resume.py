@@ -1,7 +1,6 @@
 """What a checkpoint costs the training loop, and how long a resumed run takes to its first step.
 
-Run it with a Python that has the rendered project's dependencies, on a machine that does nothing
-else: `python benchmarks/resume.py demo/my-run`, after `nox -s demo`.
+`nox -s resume_time` runs it (minutes), on one CPU thread of a machine that does nothing else.
 """
 
 import json
@@ -14,6 +13,7 @@ import tempfile
 import time
 from pathlib import Path
 
+TEMPLATE = Path(__file__).parents[1]
 NUM_PAIRS = 9
 SETTINGS = ["--placement", "cpu", "--tracker", "none", "--eval-every", "0", "--log-every", "1"]
 
@@ -50,16 +50,21 @@ with (run_dir / "metrics.jsonl").open("w") as file:
 """
 
 
-def main(project: Path) -> None:
-    """Measure both, and print medians."""
-    environment = os.environ | {"PYTHONPATH": str(project / "src"), "OMP_NUM_THREADS": "1"}
-    with tempfile.TemporaryDirectory() as folder:
-        measure_stall(Path(folder), environment)
-        measure_start(Path(folder), environment)
+def main() -> None:
+    """Render a project, measure both, and print medians."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        command = [sys.executable, "-m", "cookiecutter", "--default-config", "--no-input"]
+        output = ["--output-dir", str(folder), str(TEMPLATE)]
+        subprocess.run([*command, *output], check=True, stdout=subprocess.DEVNULL)
+        sources = str(folder / "my-run" / "src")
+        environment = os.environ | {"PYTHONPATH": sources, "OMP_NUM_THREADS": "1"}
+        measure_stall(folder, environment)
+        measure_start(folder, environment)
 
 
 def measure_stall(folder: Path, environment: dict[str, str]) -> None:
-    """Save after each of 40 steps, and compare what the loop waited with its steps."""
+    """Save ten times in 40 steps, and compare what the loop waited with its steps."""
     for size in ("starter", "wide"):
         stalls, steps = [], []
         for _ in range(NUM_PAIRS):
@@ -82,7 +87,7 @@ def measure_start(folder: Path, environment: dict[str, str]) -> None:
     """Resume at step 100 and at step 100,000, in turn."""
     settings = [*SETTINGS, "--max-steps", "200000", "--checkpoint-every", "3"]
     base = folder / "base"
-    command = [sys.executable, "-m", "my_run.train", *settings, "--run-dir", base]
+    command = [sys.executable, "-m", "my_run.train", *settings, "--run-dir", str(base)]
     job = subprocess.Popen(command, stdout=subprocess.DEVNULL, env=environment)
     while not list(base.glob("checkpoints/step_*")):
         time.sleep(0.01)
@@ -97,7 +102,7 @@ def measure_start(folder: Path, environment: dict[str, str]) -> None:
             subprocess.run(
                 [sys.executable, "-c", MOVE, run_dir, str(step)], check=True, env=environment
             )
-            command = [sys.executable, "-m", "my_run.train", *settings, "--run-dir", run_dir]
+            command = [sys.executable, "-m", "my_run.train", *settings, "--run-dir", str(run_dir)]
             log = run_dir / "metrics.jsonl"
             size = log.stat().st_size
             began = time.perf_counter()
@@ -119,4 +124,4 @@ def measure_start(folder: Path, environment: dict[str, str]) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main()
