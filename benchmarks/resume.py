@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 
 TEMPLATE = Path(__file__).parents[1]
-NUM_PAIRS = 9
+NUM_PAIRS, NUM_STEPS, NUM_CHECKPOINTS = 5, 12, 3
 SETTINGS = ["--placement", "cpu", "--tracker", "none", "--eval-every", "0", "--log-every", "1"]
 
 # The starter's network, and a wider one of ten million parameters.
@@ -64,18 +64,19 @@ def main() -> None:
 
 
 def measure_stall(folder: Path, environment: dict[str, str]) -> None:
-    """Save ten times in 40 steps, and compare what the loop waited with its steps."""
+    """Save three times in twelve steps, and compare what the loop waited with its steps."""
     for size in ("starter", "wide"):
         stalls, steps = [], []
         for _ in range(NUM_PAIRS):
             shutil.rmtree(folder / "run", ignore_errors=True)
-            settings = [*SETTINGS, "--max-steps", "40", "--checkpoint-every", "4"]
+            every = str(NUM_STEPS // NUM_CHECKPOINTS)
+            settings = [*SETTINGS, "--max-steps", str(NUM_STEPS), "--checkpoint-every", every]
             command = [sys.executable, "-c", TRAIN, size, *settings, "--run-dir", folder / "run"]
             subprocess.run(command, check=True, capture_output=True, env=environment)
             summary = json.loads((folder / "run" / "summary.json").read_text(encoding="utf-8"))
-            stalls.append(summary["checkpoint_seconds"] / 10 * 1000)
-            steps.append(summary["train_seconds"] / 40 * 1000)
-        size_bytes = sum(file.stat().st_size for file in (folder / "run").glob("checkpoints/*40/*"))
+            stalls.append(summary["checkpoint_seconds"] / NUM_CHECKPOINTS * 1000)
+            steps.append(summary["train_seconds"] / NUM_STEPS * 1000)
+        size_bytes = sum(file.stat().st_size for file in (folder / "run").glob("checkpoints/*12/*"))
         print(
             f"{size}: a checkpoint of {size_bytes / 1e6:.1f} MB holds the loop for "
             f"{statistics.median(stalls):.1f} ms ({min(stalls):.1f} to {max(stalls):.1f}); a step "
