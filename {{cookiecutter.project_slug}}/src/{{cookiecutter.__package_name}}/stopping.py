@@ -3,6 +3,7 @@
 import os
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from datetime import timedelta
@@ -18,6 +19,7 @@ from .devices import Devices
 SIGNALS = [
     getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGUSR1") if hasattr(signal, name)
 ]
+ECHO_SECONDS = 2.0
 
 
 class StopSignals(AbstractContextManager["StopSignals"]):
@@ -37,7 +39,9 @@ class StopSignals(AbstractContextManager["StopSignals"]):
         several = devices.world_size > 1
         self._group = dist.new_group(backend="gloo", timeout=timeout) if several else None
         self._noted = 0
-        self._interrupted = False
+        self._interrupted_at: float | None = None
+        # A launcher passes Ctrl-C on to ranks that may have got it themselves.
+        self._echo = ECHO_SECONDS if several else 0.0
         self._highest = torch.zeros(1, dtype=torch.int32)
         self._exchange: dist.Work | None = None
         self._handlers: dict[int, signal._HANDLER] = {}
@@ -78,9 +82,11 @@ class StopSignals(AbstractContextManager["StopSignals"]):
         return bool(highest)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
-        if number == signal.SIGINT and self._interrupted:
-            raise KeyboardInterrupt
-        self._interrupted |= number == signal.SIGINT
+        now = time.monotonic()
+        if number == signal.SIGINT:
+            if self._interrupted_at is not None and now >= self._interrupted_at + self._echo:
+                raise KeyboardInterrupt
+            self._interrupted_at = self._interrupted_at or now
         # The first is the reason; a launcher that hears another sends SIGTERM after it.
         self._noted = self._noted or number
         if self._is_first and number == signal.SIGINT:
