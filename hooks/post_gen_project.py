@@ -1,4 +1,4 @@
-"""Remove what the answers do not want, make a first commit, and say what to type next.
+"""Remove what the answers do not want, name the package, make a first commit, say what is next.
 
 It runs in the rendered project folder. No answer is pasted into its code: JSON in a raw string
 escapes every quote and every control character, so that none can end the string. It imports
@@ -18,6 +18,10 @@ UNWANTED = {
     ".github/workflows/tests.yml": ANSWERS["ci"] != "github",
     ".gitlab-ci.yml": ANSWERS["ci"] != "gitlab",
 }
+# Files here are copied with the package's default name, so that ruff and an editor read them in the
+# template, and no rendering waits for Jinja to compile each.
+NAMING_FOLDERS = ("launch", "tests")
+DEFAULT_PACKAGE = "my_run"
 # Hooks and signing keys of this user may ask questions, and a rendering has no answer to them; the
 # folder of hooks is one that is on no system. A new repository needs no maintenance.
 QUIET = ["-c", "commit.gpgsign=false", "-c", "core.hooksPath=.git/no-hooks"]
@@ -29,6 +33,8 @@ def main() -> None:
     if FAULT:
         sys.exit(FAULT)
     remove_unwanted()
+    if ANSWERS["__package_name"] != DEFAULT_PACKAGE:
+        name_package()
     make_first_commit()
     print(f"Next:\n  cd {ANSWERS['project_slug']}\n  python -m pip install -e .")
     print(f"  python -m {ANSWERS['__package_name']}.train")
@@ -44,6 +50,19 @@ def remove_unwanted() -> None:
             folder = os.path.dirname(path)
             if folder and not os.listdir(folder):
                 os.removedirs(folder)
+
+
+def name_package() -> None:
+    """Write the package's name in place of the default one."""
+    for folder in NAMING_FOLDERS:
+        for name in os.listdir(folder):
+            if name.endswith((".py", ".yaml")):
+                path = os.path.join(folder, name)
+                # No newline is translated, on no system.
+                with open(path, encoding="utf-8", newline="") as file:
+                    text = file.read()
+                with open(path, "w", encoding="utf-8", newline="") as file:
+                    file.write(text.replace(DEFAULT_PACKAGE, ANSWERS["__package_name"]))
 
 
 def make_first_commit() -> None:

@@ -14,9 +14,9 @@ from typing import Any
 from safetensors.torch import load_file
 from torch import Tensor
 
-from {{ cookiecutter.__package_name }}.config import parse_train_config
+from my_run.config import parse_train_config
 
-PACKAGE = "{{ cookiecutter.__package_name }}"
+PACKAGE = "my_run"
 SOURCES = Path(__file__).parents[1] / "src"
 TIMEOUT_SECONDS = 200
 

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from {{ cookiecutter.__package_name }} import checkpoint
-from {{ cookiecutter.__package_name }}.checkpoint import (
+from my_run import checkpoint
+from my_run.checkpoint import (
     OPTIMIZER_FILE,
     DamagedCheckpoint,
     checkpoint_folder,
@@ -21,9 +21,9 @@ from {{ cookiecutter.__package_name }}.checkpoint import (
     saved_steps,
     write_checkpoint,
 )
-from {{ cookiecutter.__package_name }}.metrics_file import cut_metrics
-from {{ cookiecutter.__package_name }}.resume import newest_whole
-from {{ cookiecutter.__package_name }}.weights import WEIGHTS_FILE
+from my_run.metrics_file import cut_metrics
+from my_run.resume import newest_whole
+from my_run.weights import WEIGHTS_FILE
 
 TENSORS = {
     WEIGHTS_FILE: {"head.weight": torch.randn(3, 4)},

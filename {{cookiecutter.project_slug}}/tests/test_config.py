@@ -3,14 +3,14 @@ from pathlib import Path
 
 import pytest
 
-from {{ cookiecutter.__package_name }}.config import (
+from my_run.config import (
     SettingError,
     TrainConfig,
     load_config,
     parse_train_config,
     save_config,
 )
-from {{ cookiecutter.__package_name }}.reference.processes import ProcessesConfig
+from my_run.reference.processes import ProcessesConfig
 
 
 def test_flags_set_their_fields() -> None:

@@ -5,20 +5,20 @@ import pytest
 import torch
 from PIL import Image
 
-from {{ cookiecutter.__package_name }}.data import (
+from my_run.data import (
     CLASS_NAMES,
     Split,
     load_split,
     read_inputs,
 )
-from {{ cookiecutter.__package_name }}.loaders import MicroBatchReader
-from {{ cookiecutter.__package_name }}.model import (
+from my_run.loaders import MicroBatchReader
+from my_run.model import (
     METRICS,
     Classifier,
     loss_function,
     per_sample_results,
 )
-from {{ cookiecutter.__package_name }}.sampling import MicroBatch
+from my_run.sampling import MicroBatch
 
 SIZES: dict[Split, int] = {"train": 1257, "validation": 180, "test": 360}
 

@@ -12,11 +12,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from {{ cookiecutter.__package_name }}.config import TrainConfig
-from {{ cookiecutter.__package_name }}.devices import Devices, find_devices
-from {{ cookiecutter.__package_name }}.model import Classifier
-from {{ cookiecutter.__package_name }}.reference import data_parallel, single
-from {{ cookiecutter.__package_name }}.sampling import (
+from my_run.config import TrainConfig
+from my_run.devices import Devices, find_devices
+from my_run.model import Classifier
+from my_run.reference import data_parallel, single
+from my_run.sampling import (
     FORWARD_STREAM,
     derive_seed,
     seed_forward,

@@ -3,14 +3,14 @@ import os
 import pytest
 import torch
 
-from {{ cookiecutter.__package_name }}.accelerated import check_launcher
-from {{ cookiecutter.__package_name }}.config import (
+from my_run.accelerated import check_launcher
+from my_run.config import (
     Placement,
     SettingError,
     TrainConfig,
 )
-from {{ cookiecutter.__package_name }}.devices import find_devices
-from {{ cookiecutter.__package_name }}.plan import make_plan
+from my_run.devices import find_devices
+from my_run.plan import make_plan
 
 
 @pytest.fixture(autouse=True)

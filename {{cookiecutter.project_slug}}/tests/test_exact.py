@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from {{ cookiecutter.__package_name }}.exact import TreeSum, sum_rows
+from my_run.exact import TreeSum, sum_rows
 
 
 def leaves(count: int) -> list[Tensor]:

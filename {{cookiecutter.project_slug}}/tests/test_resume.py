@@ -18,28 +18,28 @@ from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import Tensor
 
-from {{ cookiecutter.__package_name }}.checkpoint import (
+from my_run.checkpoint import (
     checkpoint_folder,
     read_manifest,
     saved_steps,
 )
-from {{ cookiecutter.__package_name }}.config import (
+from my_run.config import (
     RunError,
     SettingError,
     TrainConfig,
     load_config,
 )
-from {{ cookiecutter.__package_name }}.data import load_split
-from {{ cookiecutter.__package_name }}.devices import find_devices
-from {{ cookiecutter.__package_name }}.loaders import make_eval_loader
-from {{ cookiecutter.__package_name }}.model import Classifier, loss_function
-from {{ cookiecutter.__package_name }}.optimizer import make_optimizer
-from {{ cookiecutter.__package_name }}.plan import make_plan
-from {{ cookiecutter.__package_name }}.reference import single
-from {{ cookiecutter.__package_name }}.run_folder import RunFolder
-from {{ cookiecutter.__package_name }}.sampling import seed_forward
-from {{ cookiecutter.__package_name }}.trackers import Tracker
-from {{ cookiecutter.__package_name }}.training_state import TrainingState
+from my_run.data import load_split
+from my_run.devices import find_devices
+from my_run.loaders import make_eval_loader
+from my_run.model import Classifier, loss_function
+from my_run.optimizer import make_optimizer
+from my_run.plan import make_plan
+from my_run.reference import single
+from my_run.run_folder import RunFolder
+from my_run.sampling import seed_forward
+from my_run.trackers import Tracker
+from my_run.training_state import TrainingState
 
 from .conftest import SHORT_RUN
 from .launching import (

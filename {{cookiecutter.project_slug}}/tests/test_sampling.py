@@ -4,7 +4,7 @@ from collections import Counter
 import pytest
 import torch
 
-from {{ cookiecutter.__package_name }}.sampling import (
+from my_run.sampling import (
     EvaluationSampler,
     MicroBatch,
     TrainSampler,

@@ -1,12 +1,12 @@
 import pytest
 import torch
 
-from {{ cookiecutter.__package_name }}.config import TrainConfig
-from {{ cookiecutter.__package_name }}.optimizer import (
+from my_run.config import TrainConfig
+from my_run.optimizer import (
     make_optimizer,
     set_learning_rate,
 )
-from {{ cookiecutter.__package_name }}.schedule import learning_rate_at
+from my_run.schedule import learning_rate_at
 
 
 def rates(total_steps: int, warmup_steps: int) -> list[float]:

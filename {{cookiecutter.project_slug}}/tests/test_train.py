@@ -9,15 +9,15 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from {{ cookiecutter.__package_name }} import predict
-from {{ cookiecutter.__package_name }}.config import (
+from my_run import predict
+from my_run.config import (
     SettingError,
     TrainConfig,
 )
-from {{ cookiecutter.__package_name }}.data import load_split
-from {{ cookiecutter.__package_name }}.devices import find_devices
-from {{ cookiecutter.__package_name }}.model import Classifier
-from {{ cookiecutter.__package_name }}.run_folder import RunFolder
+from my_run.data import load_split
+from my_run.devices import find_devices
+from my_run.model import Classifier
+from my_run.run_folder import RunFolder
 
 from .launching import launch, read_metrics, read_summary, run_train, weight_difference
 
