@@ -29,7 +29,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.nn.utils import clip_grad_norm_, clip_grads_with_norm_, get_total_norm
 
 from .devices import Devices
-from .plan import Plan
+from .plan import Plan, odd_factor
 
 
 def fix_kernels(devices: Devices) -> None:
@@ -50,7 +50,7 @@ class TreeSum:
     """
 
     def __init__(self, num_leaves: int) -> None:
-        self.odd_factor = num_leaves // (num_leaves & -num_leaves)
+        self.odd_factor = odd_factor(num_leaves)
         self.nodes: list[tuple[int, list[Tensor]]] = []
         """Number of leaves and sum of each branch that waits for its neighbour."""
 

@@ -116,10 +116,8 @@ class Plan:
         start = self.start
         where = f"after step {start.step}, reached by {start.strategy} on {start.world_size} "
         where += f"process{'es' * (start.world_size > 1)}"
-        odd, odd_before = (
-            size // (size & -size) for size in (self.devices.world_size, start.world_size)
-        )
-        if self.devices.exact and (not start.exact or odd != odd_before):
+        same_tree = odd_factor(self.devices.world_size) == odd_factor(start.world_size)
+        if self.devices.exact and not (start.exact and same_tree):
             where += ", which are not the bits of a run on these processes alone"
         return where
 
@@ -127,9 +125,7 @@ class Plan:
         if not self.devices.exact:
             reason = f", {self.devices.strategy} cannot be" if self.config.exact else ""
             return f"no{reason}: other placements agree to rounding"
-        odd = self.devices.world_size
-        while odd % 2 == 0:
-            odd //= 2
+        odd = odd_factor(self.devices.world_size)
         num_micro_batches = self.config.global_batch_size // self.config.micro_batch_size
         sizes = [odd * 2**power for power in range(num_micro_batches.bit_length())]
         same = ", ".join(str(size) for size in sizes if num_micro_batches % size == 0)
@@ -150,6 +146,11 @@ class Plan:
             advice = f"; faster: torchrun --nproc-per-node {devices.devices_per_process} -m "
             advice += program_name()
         return f"{devices.strategy}: {processes} on {devices.device.type}{threads}{link}{advice}"
+
+
+def odd_factor(number: int) -> int:
+    """Return what is left of a positive number once it is halved as often as it can be."""
+    return number // (number & -number)
 
 
 def show_plan(config: TrainConfig, devices: Devices) -> None:

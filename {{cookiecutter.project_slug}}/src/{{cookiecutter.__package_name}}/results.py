@@ -22,7 +22,7 @@ def write_results(
 
     Every rank calls it; rank 0, which alone has a run folder, writes.
     """
-    weights = state.weights()
+    weights = {} if report.test is None else state.weights()
     run_dir = report.run_dir
     if run_dir is None:
         return
