@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors import SafetensorError
 
-from my_run import checkpoint
+from my_run import checkpoint, files
 from my_run.checkpoint import (
     OPTIMIZER_FILE,
     DamagedCheckpoint,
@@ -55,6 +56,14 @@ def test_a_checkpoint_reads_back(run_dir: Path) -> None:
         assert all(torch.equal(value, TENSORS[name][key]) for key, value in tensors.items())
 
 
+def test_who_may_read_a_folder_may_read_every_file_in_it(run_dir: Path) -> None:
+    modes = {path.stat().st_mode for path in checkpoint_folder(run_dir, 10).iterdir()}
+    other = run_dir / "other"
+    other.touch()
+
+    assert modes == {other.stat().st_mode}
+
+
 @pytest.mark.skipif(shutil.which("sha256sum") is None, reason="a second opinion")
 def test_the_checksums_are_those_of_sha256sum(run_dir: Path) -> None:
     folder = checkpoint_folder(run_dir, 10)
@@ -93,14 +102,21 @@ def test_every_damage_to_a_file_is_noticed_and_the_one_before_is_used(
     assert newest and newest[0] == file.parent
 
 
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(errno.ENOSPC, "No space left on device"),
+        SafetensorError("I/O error: No space left on device"),
+    ],
+)
 def test_a_write_that_fails_leaves_the_older_ones_and_nothing_else(
-    run_dir: Path, monkeypatch: pytest.MonkeyPatch
+    error: Exception, run_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(tensors: object, file: Path) -> None:
         file.write_bytes(b"some of it")
-        raise OSError(errno.ENOSPC, "No space left on device")
+        raise error
 
-    monkeypatch.setattr(checkpoint, "save_file", fail)
+    monkeypatch.setattr(files, "save_file", fail)
     with pytest.raises(OSError, match="No space left"):
         write_checkpoint(run_dir, 40, TENSORS, {})
 

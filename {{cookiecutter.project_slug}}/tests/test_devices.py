@@ -8,6 +8,7 @@ from my_run.config import (
     Placement,
     SettingError,
     TrainConfig,
+    parse_train_config,
 )
 from my_run.devices import find_devices
 from my_run.plan import make_plan
@@ -16,7 +17,8 @@ from my_run.plan import make_plan
 @pytest.fixture(autouse=True)
 def no_launcher(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in os.environ:
-        if name in ("WORLD_SIZE", "RANK", "LOCAL_RANK") or name.startswith("ACCELERATE_"):
+        ours = ("WORLD_SIZE", "RANK", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
+        if name in ours or name.startswith("ACCELERATE_"):
             monkeypatch.delenv(name)
     monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda **_: None)
 
@@ -56,6 +58,15 @@ def test_a_placement_that_the_launcher_does_not_give_is_refused(
 
     with pytest.raises(SettingError, match=advice):
         find_devices(TrainConfig(placement=placement))
+
+
+@pytest.mark.usefixtures("four_gpus")
+@pytest.mark.parametrize("strategy", [None, "data_parallel"])
+def test_data_parallel_in_fp16_is_refused(strategy: str | None) -> None:
+    config = TrainConfig(mixed_precision="fp16", placement="data_parallel", exact=False)
+
+    with pytest.raises(SettingError, match="data_parallel has no fp16 here; try --mixed-precision"):
+        find_devices(config, strategy)
 
 
 def test_fp16_on_a_cpu_is_refused() -> None:
@@ -126,8 +137,10 @@ def test_a_rank_has_the_device_of_its_number(monkeypatch: pytest.MonkeyPatch) ->
     devices = find_devices(TrainConfig())
 
     assert (devices.device, devices.rank) == (torch.device("cuda", 2), 6)
-    monkeypatch.setenv("LOCAL_RANK", "4")
-    with pytest.raises(SettingError, match="this machine has 4; type: torchrun"):
+    # Rank 0 has to see it too: it is the one that speaks.
+    monkeypatch.setenv("LOCAL_RANK", "0")
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "5")
+    with pytest.raises(SettingError, match=r"5 processes .* the 4 device.*type: torchrun"):
         find_devices(TrainConfig())
 
 
@@ -163,8 +176,21 @@ def test_max_steps_wins_over_epochs() -> None:
     assert make_plan(config, find_devices(config), num_train_samples=100).total_steps == 5
 
 
-def test_more_samples_a_step_than_there_are_is_refused() -> None:
-    config = TrainConfig(global_batch_size=128, micro_batch_size=8)
+@pytest.mark.parametrize(
+    ("world_size", "micro_batch_size", "advice"),
+    [
+        ("1", 8, "--global-batch-size 96"),
+        ("8", 8, "--global-batch-size 64"),
+        ("2", 64, "--global-batch-size 100 --micro-batch-size 50"),
+    ],
+)
+def test_more_samples_a_step_than_there_are_is_refused(
+    world_size: str, micro_batch_size: int, advice: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", world_size)
+    config = TrainConfig(global_batch_size=128, micro_batch_size=micro_batch_size)
 
-    with pytest.raises(SettingError, match="100 training samples; try --global-batch-size 96"):
+    with pytest.raises(SettingError, match=f"100 training samples; try {advice}$"):
         make_plan(config, find_devices(config), num_train_samples=100)
+    advised = parse_train_config(advice.split())
+    assert make_plan(advised, find_devices(advised), num_train_samples=100).steps_per_epoch == 1

@@ -1,10 +1,14 @@
 import itertools
+from dataclasses import replace
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from my_run.exact import TreeSum, sum_rows
+from my_run.config import TrainConfig
+from my_run.devices import find_devices
+from my_run.exact import GradientSum, TreeSum, sum_rows
+from my_run.plan import make_plan
 
 
 def leaves(count: int) -> list[Tensor]:
@@ -63,3 +67,33 @@ def test_only_the_chosen_tensors_of_a_tree_are_added() -> None:
     tree.finish(last, indices=[2, 0])
 
     assert [value.item() for value in last] == [100.5, 1.25]
+
+
+@pytest.mark.parametrize("is_used_in", [{0, 1, 2}, {3}, set()])
+def test_a_parameter_may_take_part_in_some_passes_or_none(is_used_in: set[int]) -> None:
+    """As with layers that are dropped at random, or weights that nothing uses."""
+    config = TrainConfig(global_batch_size=32, micro_batch_size=8, placement="single")
+    plan = make_plan(config, find_devices(config, "single"), num_train_samples=100)
+    gradients = []
+    for exact in (True, False):
+        always, sometimes = nn.Parameter(torch.ones(3)), nn.Parameter(torch.ones(3))
+        model = nn.ParameterList([always, sometimes])
+        devices = replace(plan.devices, exact=exact)
+        gradient_sum = GradientSum(model, replace(plan, devices=devices))
+        for step in range(2):
+            model.zero_grad()
+            for micro_batch in plan.own_passes:
+                loss = always.sum() * 2
+                if micro_batch in is_used_in and step == 1:
+                    loss = loss + sometimes.sum() * 2.0**micro_batch
+                torch.autograd.backward(loss)
+                gradient_sum.collect()
+        gradients.append([parameter.grad for parameter in model])
+
+    exact_sum, plain_sum = gradients
+    assert torch.equal(exact_sum[0], plain_sum[0])
+    if is_used_in:
+        assert torch.equal(exact_sum[1], plain_sum[1])
+        assert exact_sum[1].sum() == 3 * sum(2**micro_batch for micro_batch in is_used_in)
+    else:
+        assert exact_sum[1] is plain_sum[1] is None

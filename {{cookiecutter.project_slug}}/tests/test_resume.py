@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import shutil
 import signal
 import sys
 import time
@@ -22,6 +23,7 @@ from my_run.checkpoint import (
     checkpoint_folder,
     read_manifest,
     saved_steps,
+    write_checkpoint,
 )
 from my_run.config import (
     RunError,
@@ -218,6 +220,29 @@ def test_there_must_be_something_to_resume(tmp_path: Path) -> None:
     assert read_summary(tmp_path / "new")["resumed_from"] is None
 
 
+def test_a_finished_run_without_checkpoints_is_not_started_over(tmp_path: Path) -> None:
+    flags = ["--max-steps", 2, "--tracker", "none", "--checkpoint-every", 0]
+    run_train(tmp_path, *flags, program="reference.single")
+    before = read_metrics(tmp_path)
+    with pytest.raises(SettingError, match="holds a finished run and no whole checkpoint"):
+        run_train(tmp_path, *flags, "--resume", "auto", "--seed", 5, program="reference.single")
+
+    assert read_metrics(tmp_path) == before
+    assert read_summary(tmp_path)["optimizer_steps"] == 2
+
+
+def test_the_results_of_an_earlier_end_do_not_outlive_a_resume(
+    tmp_path: Path, at_step: Callable[..., None]
+) -> None:
+    run_train(tmp_path, *SAVING, "--max-steps", 4, program="reference.single")
+    assert (tmp_path / WEIGHTS).exists() and (tmp_path / "predictions.png").exists()
+    at_step(6, stop)
+    run_train(tmp_path, *SAVING, "--resume", "must", program="reference.single")
+
+    assert not (tmp_path / WEIGHTS).exists() and not (tmp_path / "predictions.png").exists()
+    assert "test_loss" not in read_summary(tmp_path)
+
+
 def test_a_damaged_checkpoint_is_set_aside_and_the_one_before_used(
     single_run: Path,
     tmp_path: Path,
@@ -367,6 +392,46 @@ def test_a_checkpoint_of_another_model_is_refused(single_run: Path) -> None:
     state = TrainingState(devices, model, make_optimizer(model, config), None)
     with pytest.raises(SettingError, match=r"model.safetensors is of another model.*head.weight"):
         state.restore(run_folder)
+
+
+def test_parameters_that_no_step_has_touched_have_no_state_before_or_after(
+    single_run: Path, tmp_path: Path
+) -> None:
+    """A part of the model that is not in use yet: it goes on as in a run that never stopped."""
+    config = replace(load_config(single_run / "config.yaml"), run_dir=tmp_path, resume="must")
+    devices = find_devices(config, "single")
+
+    def make_state() -> TrainingState:
+        torch.manual_seed(0)
+        model = torch.nn.ModuleDict({"used": torch.nn.Linear(2, 2), "idle": torch.nn.Linear(2, 2)})
+        return TrainingState(devices, model, make_optimizer(model, config), None)
+
+    def step(state: TrainingState, *names: str) -> None:
+        layers: Any = state.model
+        torch.autograd.backward(sum(layers[name](torch.ones(1, 2)).sum() for name in names))
+        state.optimizer.step()
+        state.optimizer.zero_grad()
+
+    uninterrupted, resumed = make_state(), make_state()
+    for first in ([], ["used"]):
+        if first:
+            step(uninterrupted, *first)
+        write_checkpoint(tmp_path, 1, uninterrupted.tensors(), {})
+        run_folder = RunFolder(TrainConfig(), devices)
+        run_folder.progress = replace(run_folder.progress, step=1)
+        run_folder.resumed = checkpoint_folder(tmp_path, 1)
+        resumed = make_state()
+        resumed.restore(run_folder)
+        shutil.rmtree(run_folder.resumed)
+
+    idle = [parameter for name, parameter in resumed.model.named_parameters() if "idle" in name]
+    assert not any(parameter in resumed.optimizer.state for parameter in idle)
+    for state in (uninterrupted, resumed):
+        step(state, "used", "idle")
+    expected, found = uninterrupted.tensors(), resumed.tensors()
+    for name, tensors in expected.items():
+        assert tensors.keys() == found[name].keys()
+        assert all(torch.equal(value, found[name][key]) for key, value in tensors.items())
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows sends no signals to readers of data")

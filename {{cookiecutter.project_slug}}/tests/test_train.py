@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from my_run import predict
+from my_run import predict, results
 from my_run.config import (
     SettingError,
     TrainConfig,
@@ -18,6 +18,7 @@ from my_run.data import load_split
 from my_run.devices import find_devices
 from my_run.model import Classifier
 from my_run.run_folder import RunFolder
+from my_run.trackers import check_tracker
 
 from .launching import launch, read_metrics, read_summary, run_train, weight_difference
 
@@ -136,6 +137,56 @@ def test_a_folder_that_will_not_do_is_refused_and_left_alone(
             RunFolder(config, devices)
     RunFolder(TrainConfig(run_dir=tmp_path / "new" / "run"), devices)
     assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
+
+
+def test_two_runs_that_start_in_one_second_have_folders_of_their_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    devices = find_devices(TrainConfig(), "single")
+    both = [RunFolder(TrainConfig(), devices) for _ in range(2)]
+    both[1].path = both[0].path
+    for run_folder in both:
+        run_folder.start()
+    names = {path.name for path in (tmp_path / "runs").iterdir()}
+
+    assert {run_folder.path and run_folder.path.name for run_folder in both} == names
+    assert len(names) == 2
+
+
+def test_weights_and_summary_are_there_when_a_picture_fails(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*arguments: object) -> None:
+        raise ValueError("the user's own mistake")
+
+    monkeypatch.setattr(results, "draw_curves", fail)
+    with pytest.raises(ValueError, match="own mistake"):
+        run_train(tmp_path, "--max-steps", 1, "--tracker", "none", program="reference.single")
+
+    assert load_file(tmp_path / "model.safetensors")
+    assert read_summary(tmp_path)["test_samples"] == 360
+
+
+def test_what_is_not_finite_is_null_in_the_files_and_never_the_best(tmp_path: Path) -> None:
+    diverging = ["--max-steps", 4, "--learning-rate", 1e30, "--max-grad-norm", 0, "--log-every", 1]
+    flags = [*diverging, "--skip-nonfinite", "--tracker", "none"]
+    run_train(tmp_path, *flags, program="reference.single")
+    summary = read_summary(tmp_path)
+
+    assert "NaN" not in (tmp_path / "metrics.jsonl").read_text(encoding="utf-8")
+    assert "NaN" not in (tmp_path / "summary.json").read_text(encoding="utf-8")
+    assert summary["test_loss"] is None and summary["best_step"] is None
+    assert read_metrics(tmp_path)[-1]["loss"] is None
+
+
+def test_what_a_tracker_has_left_behind_is_no_package(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "trackio").mkdir()
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(SettingError, match="tracker trackio is not installed"):
+        check_tracker(TrainConfig(tracker="trackio"))
 
 
 def test_a_tracker_that_is_not_installed_is_refused(tmp_path: Path) -> None:

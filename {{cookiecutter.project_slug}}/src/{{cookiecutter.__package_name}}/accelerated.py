@@ -13,7 +13,7 @@ from accelerate.utils import (
 from torch import Tensor, nn
 
 from .config import PROCESS_GROUP_TIMEOUT_SECONDS, SettingError, TrainConfig
-from .devices import Devices
+from .devices import Devices, program_name
 
 DISTRIBUTED_TYPES = {
     "single": ("NO",),
@@ -35,8 +35,6 @@ def check_launcher(config: TrainConfig, devices: Devices) -> None:
             "placement fsdp2 needs an accelerator, because Accelerate runs no FSDP2 on CPUs; try "
             f"python -m {(__package__ or '')}.reference.fsdp2, which does"
         )
-    if devices.strategy == "data_parallel" and config.mixed_precision == "fp16":
-        raise SettingError("data_parallel has no fp16 here; try --mixed-precision bf16, or ddp")
     launched = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
     if launched not in ("no", config.mixed_precision):
         raise SettingError(
@@ -81,8 +79,7 @@ def make_accelerator(
         raise SettingError(
             f"Accelerate set up {accelerator.num_processes} process(es) of type {kind} where "
             f"{devices.world_size} of {devices.strategy} were asked for; type: torchrun "
-            f"--nproc-per-node {devices.world_size} -m {__package__}.train "
-            f"--placement {devices.strategy}"
+            f"--nproc-per-node {devices.world_size} -m {program_name()}, and the same flags"
         )
     return accelerator
 

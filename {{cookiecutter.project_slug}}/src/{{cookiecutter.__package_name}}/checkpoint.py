@@ -15,11 +15,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
-from .files import PART, move_into_place, sync, write_whole
+from .files import PART, move_into_place, write_tensors, write_whole
 from .weights import WEIGHTS_FILE
 
 CHECKPOINTS = "checkpoints"
@@ -60,17 +59,15 @@ def write_checkpoint(
     try:
         part.mkdir(parents=True)
         for name, content in tensors.items():
-            save_file(dict(content), part / name)
-            sync(part / name)
+            write_tensors(part / name, content)
         files = {name: _size_and_checksum(part / name) for name in tensors}
         manifest = json.dumps({"step": step, **facts, "files": files}, indent=2) + "\n"
         write_whole(part / MANIFEST_FILE, manifest)
         write_whole(part / CHECKSUM_FILE, _checksum_line(manifest.encode()))
         move_into_place(part, folder)
-    except (OSError, SafetensorError) as error:
+    except OSError:
         shutil.rmtree(part, ignore_errors=True)
-        # safetensors has an error class of its own for a full disk.
-        raise error if isinstance(error, OSError) else OSError(str(error)) from error
+        raise
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
@@ -98,8 +95,14 @@ def read_manifest(folder: Path) -> dict[str, Any]:
 
 
 def read_tensors(folder: Path) -> dict[str, dict[str, Tensor]]:
-    """Return the tensors of both files of a verified checkpoint."""
-    return {name: load_file(folder / name) for name in (WEIGHTS_FILE, OPTIMIZER_FILE)}
+    """Return the tensors of both files of a verified checkpoint, in memory of their own.
+
+    The files are mapped, and a mapped file cannot be removed on Windows, nor safely on NFS.
+    """
+    return {
+        name: {key: tensor.clone() for key, tensor in load_file(folder / name).items()}
+        for name in (WEIGHTS_FILE, OPTIMIZER_FILE)
+    }
 
 
 def set_aside(folder: Path) -> None:

@@ -5,6 +5,7 @@ import io
 import math
 import os
 import re
+import socket
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, fields
@@ -105,7 +106,10 @@ class TrainConfig:
     """Newest checkpoints to keep, beside the one of the best validation; 0 keeps all."""
 
     skip_nonfinite: bool = False
-    """Leave out steps whose loss or gradient is not finite, and count them; off stops the run."""
+    """Leave out steps whose loss or gradient is not finite, and count them; off stops the run.
+
+    Gradients that overflow in fp16 are left out either way, by its loss scaler, and not counted.
+    """
 
     tracker: Tracker = "tensorboard"
     """Where metrics go besides metrics.jsonl; wandb, mlflow and trackio are extras to install."""
@@ -272,22 +276,25 @@ def _in_one_line(box: str) -> str:
 
 @contextlib.contextmanager
 def errors_in_one_line() -> Iterator[None]:
-    """Turn what a person can mend into one line on rank 0.
+    """Turn what a person can mend into one line for each machine.
 
     Exit codes: 2 for a `SettingError`, 1 for a `RunError`, 130 for the second Ctrl-C.
     """
     try:
         yield
     except (SettingError, RunError) as error:
-        _say_on_rank_0(f"error: {error}")
+        _say_once(f"error: {error}")
         raise SystemExit(2 if isinstance(error, SettingError) else 1) from None
     except KeyboardInterrupt:
-        _say_on_rank_0("interrupted: left at once; the newest whole checkpoint stands")
+        _say_once("interrupted: left at once; the newest whole checkpoint stands")
         # At once: without waiting for threads that write, or for ranks that are gone.
         os._exit(130)
 
 
-def _say_on_rank_0(line: str) -> None:
+def _say_once(line: str) -> None:
+    """Print a line on one rank of each machine: what is wrong may be wrong on one of them only."""
     sys.stdout.flush()
-    if int(os.environ.get("RANK", 0)) == 0:
-        print(line, file=sys.stderr, flush=True)
+    if int(os.environ.get("LOCAL_RANK", 0)) == 0:
+        several = os.environ.get("GROUP_WORLD_SIZE", "1") != "1"
+        host = f"{socket.gethostname()}: " if several else ""
+        print(f"{host}{line}", file=sys.stderr, flush=True)

@@ -3,10 +3,14 @@
 import os
 import sys
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
+import torch.distributed as dist
 
 from .config import Placement, Precision, SettingError, TrainConfig
+
+Shared = TypeVar("Shared")
 
 
 @dataclass(frozen=True)
@@ -69,6 +73,8 @@ def find_devices(config: TrainConfig, strategy: str | None = None) -> Devices:
             f"placement {strategy} is one process and the launcher started {world_size}; type: "
             f"python -m {program_name()} --placement {strategy}"
         )
+    if strategy == "data_parallel" and config.mixed_precision == "fp16":
+        raise SettingError("data_parallel has no fp16 here; try --mixed-precision bf16, or ddp")
     _check_precision(config.mixed_precision, device_type)
     devices_per_process = num_devices if strategy == "data_parallel" else 1
     if config.compile and devices_per_process > 1:
@@ -82,10 +88,13 @@ def find_devices(config: TrainConfig, strategy: str | None = None) -> Devices:
     if config.exact and obstacle and config.placement == strategy:
         raise SettingError(f"placement {strategy} cannot be exact: {obstacle}; try --no-exact")
     local_rank = int(os.environ.get("LOCAL_RANK", 0))
-    if accelerator and local_rank >= num_devices:
+    # By their number, so that every rank of the machine finds it.
+    num_local = max(int(os.environ.get("LOCAL_WORLD_SIZE", 1)), local_rank + 1)
+    if accelerator and num_local > num_devices:
         raise SettingError(
-            f"local rank {local_rank} has no device: this machine has {num_devices}; type: "
-            f"torchrun --nproc-per-node {num_devices} -m {program_name()}, or try --placement cpu"
+            f"{num_local} processes were started for the {num_devices} device(s) of this machine; "
+            f"type: torchrun --nproc-per-node {num_devices} -m {program_name()}, or try "
+            "--placement cpu"
         )
     return Devices(
         strategy=strategy,
@@ -95,6 +104,15 @@ def find_devices(config: TrainConfig, strategy: str | None = None) -> Devices:
         devices_per_process=devices_per_process,
         exact=config.exact and not obstacle,
     )
+
+
+def from_rank_0(value: Shared) -> Shared:
+    """Return rank 0's value on every rank; all ranks call it."""
+    if not (dist.is_available() and dist.is_initialized()):
+        return value
+    values = [value]
+    dist.broadcast_object_list(values)
+    return values[0]
 
 
 def program_name() -> str:

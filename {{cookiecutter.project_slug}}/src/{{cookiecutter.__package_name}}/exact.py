@@ -40,6 +40,8 @@ def fix_kernels(devices: Devices) -> None:
     torch.use_deterministic_algorithms(True)
     torch.backends.cudnn.benchmark = False
     torch.set_num_threads(1)
+    # Accelerate would choose another number of threads where this is not set.
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 class TreeSum:
@@ -108,6 +110,9 @@ class GradientSum:
         ]
         self.parameters = [p for p in parallel_model.parameters() if p.requires_grad]
         self.positions = {id(parameter): i for i, parameter in enumerate(self.parameters)}
+        self.has_gradient = [False] * len(self.parameters)
+        """Which parameters took part in one of the step's passes; the others keep None."""
+
         self.tree = TreeSum(num_passes)
         self.num_passes = num_passes
         self.num_collected = 0
@@ -122,14 +127,20 @@ class GradientSum:
         if not self.enabled or self.shards:
             return
         self.num_collected += 1
+        for index, parameter in enumerate(self.parameters):
+            self.has_gradient[index] |= parameter.grad is not None
         if self.num_collected < self.num_passes:
             self.tree.add([_gradient(parameter) for parameter in self.parameters])
             for parameter in self.parameters:
                 parameter.grad = None
             return
         if not self.is_ddp:
-            self.tree.finish([_gradient(parameter) for parameter in self.parameters])
+            gradients = [_gradient(parameter) for parameter in self.parameters]
+            self.tree.finish(gradients)
+            for index, parameter in enumerate(self.parameters):
+                parameter.grad = gradients[index] if self.has_gradient[index] else None
         self.tree.clear()
+        self.has_gradient = [False] * len(self.parameters)
         self.num_collected = 0
 
 

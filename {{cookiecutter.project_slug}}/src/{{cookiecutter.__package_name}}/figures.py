@@ -1,5 +1,6 @@
 """The pictures of a run: its curves, and what the model makes of the test samples."""
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -52,7 +53,8 @@ def _draw_lines(axes: Axes, metrics: Sequence[Mapping[str, Any]], name: str) -> 
     colors = {"train": TRAIN, "validation": VALIDATION, "test": TEST}
     for split, color in colors.items():
         points = [
-            (line["step"], line[name])
+            # What was not finite is null in the file, and a gap in the curve.
+            (line["step"], math.nan if line[name] is None else line[name])
             for line in metrics
             if line["split"] == split and name in line
         ]

@@ -1,10 +1,15 @@
 """Files that are whole or not there, whenever the machine stops."""
 
 import json
+import math
 import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import save_file
+from torch import Tensor
 
 PART = ".{}.part"
 """Name of what is being written, until it takes its own."""
@@ -19,7 +24,33 @@ def write_whole(file: Path, text: str) -> None:
 
 def write_json(file: Path, values: Mapping[str, Any]) -> None:
     """Write `values` as JSON that a person can read."""
-    write_whole(file, json.dumps(values, indent=2) + "\n")
+    write_whole(file, as_json(values, indent=2) + "\n")
+
+
+def as_json(values: Mapping[str, Any], indent: int | None = None) -> str:
+    """Return `values` as JSON, which has no NaN and no infinity: these become null."""
+    finite = {
+        name: None if isinstance(value, float) and not math.isfinite(value) else value
+        for name, value in values.items()
+    }
+    return json.dumps(finite, indent=indent, allow_nan=False)
+
+
+def write_tensors(file: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Write tensors as safetensors, synced, for whoever may read the folder's other files.
+
+    Raises:
+        OSError: the disk is full, or the file cannot be written.
+    """
+    file.touch()
+    mode = file.stat().st_mode
+    try:
+        save_file(dict(tensors), file)
+    except SafetensorError as error:
+        # safetensors has an error class of its own for a full disk.
+        raise OSError(str(error)) from error
+    file.chmod(mode)  # safetensors leaves a file that only its owner reads.
+    sync(file)
 
 
 def move_into_place(part: Path, path: Path) -> None:

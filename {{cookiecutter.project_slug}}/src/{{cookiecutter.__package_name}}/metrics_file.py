@@ -5,13 +5,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from .files import as_json
+
 METRICS_FILE = "metrics.jsonl"
 
 
 def append_metrics(run_dir: Path, line: Mapping[str, Any]) -> None:
     """Add one line."""
     with (run_dir / METRICS_FILE).open("a", encoding="utf-8") as file:
-        file.write(json.dumps(line) + "\n")
+        file.write(as_json(line) + "\n")
 
 
 def read_metrics(run_dir: Path) -> list[dict[str, Any]]:

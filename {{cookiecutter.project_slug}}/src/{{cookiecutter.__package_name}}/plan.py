@@ -178,10 +178,16 @@ def make_plan(
     """
     per_epoch = steps_per_epoch(num_train_samples, config.global_batch_size)
     if not per_epoch:
-        largest = num_train_samples // config.micro_batch_size * config.micro_batch_size
+        samples_per_pass = config.micro_batch_size * devices.data_parallel_size
+        largest = num_train_samples // samples_per_pass * samples_per_pass
+        if not largest:
+            largest = num_train_samples // devices.data_parallel_size * devices.data_parallel_size
+        flags = f"--global-batch-size {largest}"
+        if largest < samples_per_pass:
+            flags += f" --micro-batch-size {largest // devices.data_parallel_size}"
         raise SettingError(
             f"global_batch_size ({config.global_batch_size}) is more than the "
-            f"{num_train_samples} training samples; try --global-batch-size {largest}"
+            f"{num_train_samples} training samples; try {flags}"
         )
     total_steps = config.max_steps or config.epochs * per_epoch
     if start.step > total_steps:

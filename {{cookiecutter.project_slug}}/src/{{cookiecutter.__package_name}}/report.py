@@ -1,5 +1,6 @@
 """What a run says while it goes and what it leaves behind; rank 0 speaks and writes."""
 
+import math
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
@@ -7,6 +8,7 @@ from dataclasses import asdict, replace
 from types import TracebackType
 from typing import Self
 
+import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
@@ -22,6 +24,8 @@ from .run_folder import RunFolder
 from .trackers import Tracker
 from .training_state import TrainingState
 
+SECONDS_FOR_RANK_0 = 5.0
+
 
 class Report(AbstractContextManager["Report"]):
     """The run folder, lines, a progress bar, `metrics.jsonl`, checkpoints and the tracker.
@@ -35,9 +39,10 @@ class Report(AbstractContextManager["Report"]):
     def __init__(self, plan: Plan, run_folder: RunFolder) -> None:
         self.plan = plan
         self.run_folder = run_folder
+        if run_folder.path is not None:
+            run_folder.start()
         self.run_dir = run_folder.path
         if self.run_dir is not None:
-            run_folder.start()
             self._writer = CheckpointWriter(self.run_dir, keep=plan.config.keep_checkpoints)
         self.tracker = Tracker(plan.config, self.run_dir, first_step=plan.start.step + 1)
         self.console = Console(highlight=False)
@@ -88,6 +93,10 @@ class Report(AbstractContextManager["Report"]):
         self._bar.stop()
         self._stop_watch()
         self.tracker.finish()
+        if self.run_dir is None and isinstance(error, RunError):
+            # All ranks know it, and a launcher ends the others after the first that leaves: rank 0
+            # closes the tracker and says why.
+            time.sleep(SECONDS_FOR_RANK_0)
         if self.run_dir is not None and error is None:
             with self.explained():
                 self._writer.wait()
@@ -95,6 +104,8 @@ class Report(AbstractContextManager["Report"]):
     @contextmanager
     def paused(self) -> Iterator[None]:
         """Keep what is not training, such as an evaluation, out of the training time."""
+        if self.plan.devices.device.type != "cpu":
+            torch.accelerator.synchronize()  # Steps that are still queued are training.
         self._stop_watch()
         yield
         self._running_since = time.perf_counter()
@@ -128,7 +139,7 @@ class Report(AbstractContextManager["Report"]):
         loss, best = result.means["loss"], self.progress.best_loss
         if split == "test":
             self.test = result
-        elif best is None or loss < best:
+        elif math.isfinite(loss) and (best is None or loss < best):
             self.progress = replace(self.progress, best_step=step, best_loss=loss)
         if self.run_dir is None:
             return
@@ -184,7 +195,7 @@ class Report(AbstractContextManager["Report"]):
             reason = (
                 error.args[0]
                 if isinstance(error, RunError)
-                else f"{error.filename}: {error.strerror}"
+                else f"{error.filename or self.run_dir}: {error.strerror or error}"
             )
             raise RunError(f"{reason}. {how_to_go_on(self.run_dir, self.plan.devices)}") from error
 

@@ -9,10 +9,12 @@ from .files import write_json
 from .metrics_file import read_metrics
 from .report import Report
 from .resume import how_to_go_on
-from .run_folder import SUMMARY_FILE
+from .run_folder import PREDICTIONS_FILE, SUMMARY_FILE
 from .tables import print_table
 from .training_state import TrainingState
-from .weights import save_weights
+from .weights import WEIGHTS_FILE, save_weights
+
+CURVES_FILE = "curves.png"
 
 
 def write_results(
@@ -27,12 +29,14 @@ def write_results(
     if run_dir is None:
         return
     with report.explained():
-        draw_curves(read_metrics(run_dir), run_dir / "curves.png")
+        # The pictures last: they are drawn by code that a user replaces.
         if report.test is not None:
-            draw_predictions(test_set, report.test, run_dir / "predictions.png")
             save_weights(run_dir, weights)
         summary = summarize(report, stopped_by)
         write_json(run_dir / SUMMARY_FILE, summary)
+        draw_curves(read_metrics(run_dir), run_dir / CURVES_FILE)
+        if report.test is not None:
+            draw_predictions(test_set, report.test, run_dir / PREDICTIONS_FILE)
     report.run_folder.release()
     seconds, speed = report.train_seconds, summary["train_samples_per_second"]
     training = f"{seconds:.1f} s, {speed:,.0f} samples per second"
@@ -40,17 +44,21 @@ def write_results(
         print(f"Stopped by {stopped_by} after step {report.steps_done}, {training}.")
         print(how_to_go_on(run_dir, report.plan.devices))
         return
-    test = report.test
-    right = round(test.means["accuracy"] * test.samples)
+    means, samples = report.test.means, report.test.samples
+    others = {name: value for name, value in means.items() if name != "accuracy"}
+    results = {f"Test {name}": f"{value:.4f}" for name, value in others.items()}
+    if "accuracy" in means:
+        right = round(means["accuracy"] * samples)
+        accuracy = f"{means['accuracy']:.2%} ({right} of {samples} samples)"
+        results = {"Test accuracy": accuracy, **results}
     print_table(
         "Result",
         {
-            "Test accuracy": f"{test.means['accuracy']:.2%} ({right} of {test.samples} samples)",
-            "Test loss": f"{test.means['loss']:.4f}",
+            **results,
             "Training": training,
             "Run folder": f"{run_dir}/",
-            "Pictures": "curves.png, predictions.png",
-            "Weights": "model.safetensors",
+            "Pictures": f"{CURVES_FILE}, {PREDICTIONS_FILE}",
+            "Weights": WEIGHTS_FILE,
         },
     )
 

@@ -2,6 +2,7 @@
 
 import os
 import shlex
+import subprocess
 import sys
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 from .checkpoint import DamagedCheckpoint, checkpoint_folder, read_manifest, saved_steps
 from .config import CONFIG_FILE, SettingError, TrainConfig
 from .devices import Devices, program_name
+from .weights import WEIGHTS_FILE
 
 # Settings that leave the steps done as they are: how long, where and beside what a run goes on.
 MAY_CHANGE = (
@@ -67,13 +69,17 @@ def choose_checkpoint(run_dir: Path, config: TrainConfig) -> Progress | None:
             _refuse_changes(folder, manifest["config"], config)
         names = [field.name for field in fields(Progress)]
         return Progress(**{name: manifest[name] for name in names if name in manifest})
+    if (run_dir / WEIGHTS_FILE).exists():
+        raise SettingError(
+            f"run_dir {run_dir} holds a finished run and no whole checkpoint to go on from; try "
+            "another --run-dir"
+        )
     if config.resume == "must":
         raise SettingError(
             f"run_dir {run_dir} has no whole checkpoint to resume from; try --resume auto, which "
             "then starts at the first step"
         )
-    if saved_steps(run_dir):
-        print("no checkpoint is whole: the run starts at its first step", file=sys.stderr)
+    print(f"{run_dir} has no whole checkpoint: the run starts at its first step", file=sys.stderr)
     return None
 
 
@@ -94,13 +100,13 @@ def weights_folder(run_dir: Path, checkpoint: str | None) -> Path:
             raise SettingError(f"run_dir {run_dir} has no validation yet; try --checkpoint newest")
         folder = checkpoint_folder(run_dir, manifest["best_step"])
     elif checkpoint != "newest":
-        folder = folder.with_name(checkpoint)
+        folder = folder.parent / Path(checkpoint).name
     try:
         read_manifest(folder)
     except DamagedCheckpoint as error:
         names = [checkpoint_folder(run_dir, step).name for step in saved_steps(run_dir)]
         raise SettingError(
-            f"checkpoint {folder} cannot be used: {error}; try --checkpoint newest, best or "
+            f"checkpoint {folder} cannot be used: {error}; try --checkpoint newest or "
             f"{', '.join(names)}"
         ) from error
     return folder
@@ -127,9 +133,10 @@ def how_to_go_on(run_dir: Path, devices: Devices) -> str:
     steps = saved_steps(run_dir)
     newest = checkpoint_folder(run_dir, steps[0]) if steps else None
     several = f"torchrun --nproc-per-node {os.environ.get('LOCAL_WORLD_SIZE', 'gpu')}"
+    quoted = subprocess.list2cmdline if os.name == "nt" else shlex.join
     return (
         f"{f'The newest checkpoint is {newest}' if newest else 'There is no checkpoint yet'}; go "
         f"on with: {several if devices.world_size > 1 else 'python'} -m {program_name()} --config "
-        f"{shlex.quote(str(run_dir / CONFIG_FILE))} --run-dir {shlex.quote(str(run_dir))} "
+        f"{quoted([str(run_dir / CONFIG_FILE), '--run-dir', str(run_dir)])} "
         f"--resume {'must' if newest else 'auto'}"
     )

@@ -5,17 +5,19 @@ import os
 from datetime import UTC, datetime
 from pathlib import Path
 
-import torch.distributed as dist
 from filelock import FileLock, Timeout
 
 from .checkpoint import checkpoint_folder, remove_unfinished, saved_steps, set_aside
 from .config import CONFIG_FILE, SettingError, TrainConfig, save_config
-from .devices import Devices
+from .devices import Devices, from_rank_0
 from .environment import read_environment, write_environment
 from .metrics_file import cut_metrics
 from .resume import Progress, choose_checkpoint
+from .weights import WEIGHTS_FILE
 
 SUMMARY_FILE = "summary.json"
+PREDICTIONS_FILE = "predictions.png"
+RESULT_FILES = (SUMMARY_FILE, PREDICTIONS_FILE, WEIGHTS_FILE)
 LOCK_FILE = ".lock"
 
 
@@ -58,10 +60,7 @@ class RunFolder:
 
     def share_progress(self) -> Progress:
         """Return how far the run has come, on every rank; all ranks call it, once."""
-        if dist.is_available() and dist.is_initialized():
-            shared = [self.progress]
-            dist.broadcast_object_list(shared)
-            self.progress = shared[0]
+        self.progress = from_rank_0(self.progress)
         return self.progress
 
     def start(self) -> None:
@@ -73,17 +72,13 @@ class RunFolder:
         assert self.path is not None
         try:
             if self._lock is None:
-                self._lock = _locked(self.path)
-                _check(self.path, self._config)
-                if (self.path / CONFIG_FILE).exists():
-                    raise SettingError(
-                        f"run_dir {self.path} was taken by another run just now; type it again"
-                    )
+                self._lock = self._lock_new()
             remove_unfinished(self.path)
             for step in saved_steps(self.path):
                 if step > self.progress.step:  # Newer than the newest whole one: damaged.
                     set_aside(checkpoint_folder(self.path, step))
-            (self.path / SUMMARY_FILE).unlink(missing_ok=True)
+            for name in RESULT_FILES:  # Those of an earlier end: this run makes its own.
+                (self.path / name).unlink(missing_ok=True)
             cut_metrics(self.path, self.progress.step)
             save_config(self._config, self.path)
             write_environment(self.path)
@@ -91,6 +86,24 @@ class RunFolder:
             raise SettingError(
                 f"run_dir {self.path} cannot be written: {error.strerror}"
             ) from error
+
+    def _lock_new(self) -> FileLock:
+        """Return the lock of a folder that was free when the run was set up."""
+        assert self.path is not None
+        try:
+            lock = _locked(self.path)
+            _check(self.path, self._config)
+            if (self.path / CONFIG_FILE).exists():
+                raise SettingError(
+                    f"run_dir {self.path} was taken by another run just now; type it again"
+                )
+        except SettingError:
+            if self._config.run_dir is not None or not (self.path / LOCK_FILE).exists():
+                raise
+            # Two runs that start in one second choose one name.
+            self.path = _next_free(self.path)
+            return self._lock_new()
+        return lock
 
     def release(self) -> None:
         """Let another run have the folder."""

@@ -21,7 +21,11 @@ def check_tracker(config: TrainConfig) -> None:
     Raises:
         SettingError: it is not installed.
     """
-    if config.tracker != "none" and find_spec(config.tracker) is None:
+    if config.tracker == "none":
+        return
+    spec = find_spec(config.tracker)
+    # A folder that a tracker left here would do as a package without a file.
+    if spec is None or spec.origin is None:
         raise SettingError(
             f"tracker {config.tracker} is not installed; type: python -m pip install "
             f"{config.tracker}, or try --tracker none"

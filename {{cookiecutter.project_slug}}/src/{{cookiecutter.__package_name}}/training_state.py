@@ -17,7 +17,7 @@ from torch.optim import Optimizer
 
 from .checkpoint import OPTIMIZER_FILE, StateTensors, read_tensors
 from .config import SettingError
-from .devices import Devices
+from .devices import Devices, from_rank_0
 from .run_folder import RunFolder
 from .weights import WEIGHTS_FILE
 
@@ -56,6 +56,9 @@ class TrainingState:
         if not (self.is_first or self.is_sharded):
             return {}
         weights = self.weights()
+        if not self.optimizer.state:
+            # No step was taken yet; PyTorch would take one with zeros, whose momentum stays.
+            return {WEIGHTS_FILE: weights, OPTIMIZER_FILE: {}}
         # Ranks that only lend their shards get nothing.
         state: dict[str, Any] = get_optimizer_state_dict(self.model, self.optimizer, options=WHOLE)
         return {WEIGHTS_FILE: weights, OPTIMIZER_FILE: self._kept(_flat(state.get("state", {})))}
@@ -81,19 +84,27 @@ class TrainingState:
             return
         weights: dict[str, Any] = {}
         optimizer_state: dict[str, Any] = get_optimizer_state_dict(self.model, self.optimizer)
-        expected = _flat(optimizer_state["state"])
+        expected = optimizer_state["state"]
+        untouched: list[str] = []
         if self.is_first:
             assert run_folder.resumed is not None
             files = read_tensors(run_folder.resumed)
             weights, moments = files[WEIGHTS_FILE], files[OPTIMIZER_FILE]
             _check_fit(run_folder.resumed / WEIGHTS_FILE, weights, self.model.state_dict())
-            _check_fit(run_folder.resumed / OPTIMIZER_FILE, moments, expected)
+            saved = _by_parameter(moments)
+            # A parameter that no step has touched has no state, and gets some only to load it.
+            untouched = [name for name in expected if name not in saved]
+            touched = {name: state for name, state in expected.items() if name in saved}
+            _check_fit(run_folder.resumed / OPTIMIZER_FILE, moments, _flat(touched))
             # Rates, decays and such are the settings' to say: only tensors come from the file.
-            optimizer_state["state"] = _by_parameter(moments)
+            optimizer_state["state"] = {**_zeros_like(expected), **saved}
         options = StateDictOptions(full_state_dict=True, broadcast_from_rank0=self.world_size > 1)
         set_model_state_dict(self.model, weights, options=options)
         if expected:
             set_optimizer_state_dict(self.model, self.optimizer, optimizer_state, options=options)
+        parameters = dict(self.model.named_parameters())
+        for name in from_rank_0(untouched):
+            del self.optimizer.state[parameters[name]]
         if self.scaler and run_folder.progress.scaler:
             self.scaler.load_state_dict(run_folder.progress.scaler)
 
@@ -114,6 +125,16 @@ def _by_parameter(moments: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]
         name, _, parameter = key.partition("/")
         state.setdefault(parameter, {})[name] = value
     return state
+
+
+def _zeros_like(state: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Tensor]]:
+    """Return whole tensors of zeros in the shapes of an optimizer's state, shards or not."""
+    return {
+        parameter: {
+            name: torch.zeros(torch.as_tensor(value).shape) for name, value in values.items()
+        }
+        for parameter, values in state.items()
+    }
 
 
 def _check_fit(file: Path, found: Mapping[str, Any], expected: Mapping[str, Any]) -> None:

@@ -4,11 +4,11 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from .config import SettingError
-from .files import PART, move_into_place
+from .files import PART, move_into_place, write_tensors
 
 WEIGHTS_FILE = "model.safetensors"
 
@@ -16,7 +16,7 @@ WEIGHTS_FILE = "model.safetensors"
 def save_weights(run_dir: Path, tensors: Mapping[str, Tensor]) -> None:
     """Write the final weights under another name and move them into place, synced."""
     part = run_dir / PART.format(WEIGHTS_FILE)
-    save_file(dict(tensors), part)
+    write_tensors(part, tensors)
     move_into_place(part, run_dir / WEIGHTS_FILE)
 
 
