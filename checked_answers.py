@@ -23,47 +23,49 @@ MAX_EMAIL_LENGTH = 254
 # they install: a package of the same name would hide the one, and pip would take it for the other.
 NEEDED = frozenset(
     """
-    absl absl_py accelerate aim aiohappyeyeballs aiohttp aiosignal alembic
-    annotated_doc annotated_types anyio argcomplete arrow ast_serialize attr attrs backports
-    binaryornot blinker boto3 botocore brotli brotlicffi build cachetools certifi cffi
-    charset_normalizer clearml click cloudpickle colorama colorlog comet_ml contourpy
-    cookiecutter coreweave_evaluations coverage cruft cryptography cuda cuda_bindings
-    cuda_pathfinder cupy cwevals cycler cython databricks databricks_sdk dateutil deepspeed
-    dependency_groups dill distlib distro docker docstring_parser dotenv dvclive editables
-    envwrap execnet fastapi filelock flask flask_cors flint fonttools frozenlist fsspec
-    functorch fx2trt_oss git gitdb gitpython gmpy gmpy2 google google_auth
-    googleapis_common_protos gradio_client graphene graphql graphql_core graphql_relay grpc
-    grpcio gunicorn h11 h2 habana_frameworks hatchling hf_xet httpcore httpcore2 httptools httpx
-    httpx2 huey huggingface_hub humanize hypothesis idna importlib_metadata iniconfig ipykernel
-    ipython ipywidgets isal itsdangerous jinja2 joblib kiwisolver librt linkify_it linkify_it_py
-    lomo_optim lz4 lzmaffi mako markdown markdown_it_py markupsafe matplotlib mdurl mlflow
-    mlflow_skinny mlflow_tracing monkeytype mpl_toolkits mpmath multidict multipart mypy
-    mypy_extensions narwhals networkx nox numpy nvidia onnx onnx_tf onnxruntime opentelemetry
-    opentelemetry_api opentelemetry_exporter_http_transport opentelemetry_exporter_otlp_common
-    opentelemetry_exporter_otlp_proto_common opentelemetry_exporter_otlp_proto_http
-    opentelemetry_proto opentelemetry_sdk opentelemetry_semantic_conventions opt_einsum org
-    orjson packaging pandas pathspec pil pillow pip pkg_resources platformdirs pluggy
-    prettytable propcache protobuf psutil py pyarrow pyasn1 pyasn1_modules pycparser pydantic
-    pydantic_core pydot pygments pylab pynvml pyparsing pyproject_hooks pytest pytest_timeout
-    pytest_xdist python_dateutil python_discovery python_dotenv python_multipart python_slugify
-    pywin32 pyyaml pyzstd regex requests rich ruff safetensors scikit_learn scikits scipy
-    sentry_sdk setuptools shellingham six sklearn skops sksparse smmap snappy sniffio socksio
+    a2wsgi absl absl_py accelerate aim aiohappyeyeballs aiohttp aiosignal alembic annotated_doc
+    annotated_types anyio argcomplete arrow ast_serialize attr attrs backports binaryornot
+    blinker boto3 botocore brotli brotlicffi build cachetools certifi cffi charset_normalizer
+    ck4inductor clearml click cloudpickle colorama colorlog comet_ml contourpy cookiecutter
+    coreweave_evaluations coverage cruft cryptography cuda cuda_bindings cuda_pathfinder cupy
+    cwevals cycler cython databricks databricks_sdk dateutil deepspeed dependency_groups dill
+    distlib distro docker docstring_parser dotenv dvclive editables email_validator envwrap
+    execnet fastapi filelock flask flask_cors flint fonttools frozenlist fsspec functorch
+    fx2trt_oss git gitdb gitpython gmpy gmpy2 google google_auth googleapis_common_protos
+    gradio_client graphene graphql graphql_core graphql_relay grpc grpcio gunicorn h11 h2
+    habana_frameworks hatchling hf_xet httpcore httpcore2 httptools httpx httpx2 huey
+    huggingface_hub humanize hyperscan hypothesis idna importlib_metadata iniconfig ipykernel
+    ipython ipywidgets isal isympy itsdangerous jinja2 joblib kiwisolver librt linkify_it
+    linkify_it_py lomo_optim lz4 lzmaffi mako markdown markdown_it markdown_it_py markupsafe
+    matplotlib mdurl mlflow mlflow_skinny mlflow_tracing monkeytype mpl_toolkits mpmath
+    multidict multipart mypy mypy_extensions mypyc narwhals networkx nox numpy nvidia onnx
+    onnx_tf onnxruntime opentelemetry opentelemetry_api opentelemetry_exporter_http_transport
+    opentelemetry_exporter_otlp_common opentelemetry_exporter_otlp_proto_common
+    opentelemetry_exporter_otlp_proto_http opentelemetry_proto opentelemetry_sdk
+    opentelemetry_semantic_conventions opt_einsum org orjson packaging pandas pathspec pil
+    pillow pip pkg_resources platformdirs pluggy polars prettytable propcache protobuf psutil py
+    pyarrow pyasn1 pyasn1_modules pycparser pydantic pydantic_core pydot pygments pylab pynvml
+    pyparsing pyproject_hooks pytest pytest_timeout pytest_xdist python_dateutil
+    python_discovery python_dotenv python_multipart python_slugify pytz pywin32 pyyaml pyzstd
+    regex requests rich ruff safetensors scikit_learn scikits scipy sentry_sdk setuptools
+    shellingham simplejson six sklearn skops sksparse slugify smmap snappy sniffio socksio
     sortedcontainers sqlalchemy sqlparse starlette swanlab sympy tabulate tensorboard
     tensorboard_data_server tensorboardx tensorflow tensorrt text_unidecode threadpoolctl timm
     torch torch2trt torch_mlu torch_musa torch_neuronx torch_npu torch_sdaa torch_tb_profiler
     torch_xla torchcomms torchdistx torchgen torchvision tqdm trackio transformers tree trio
     triton trove_classifiers truststore tvm typeguard typer types_pyyaml typing_extensions
     typing_inspection tyro tzdata uarray uc_micro uc_micro_py urllib3 uvicorn uvloop virtualenv
-    wandb watchfiles wcwidth websockets werkzeug wheel win32api xarray xdist xxhash yaml yarl
+    wandb watchfiles wcwidth websockets werkzeug wheel win32api xarray xdist xxhash yaml yarl z3
     zipp zstandard
     """.split()
 )
-# Standard modules of Python 3.11 to 3.14 that the Python which runs cookiecutter may not know.
+# Standard modules of Python 3.11 to 3.14 that the Python which runs cookiecutter may not know, or
+# not name, and modules that any Python imports at its start.
 OTHER_STANDARD_MODULES = frozenset(
     """
     aifc annotationlib asynchat asyncore audioop cgi cgitb chunk compression crypt distutils imghdr
-    imp lib2to3 mailcap msilib nis nntplib ossaudiodev pipes smtpd sndhdr spwd sunau telnetlib
-    tomllib uu xdrlib
+    imp lib2to3 mailcap msilib nis nntplib ossaudiodev pipes sitecustomize smtpd sndhdr spwd sunau
+    telnetlib test tomllib usercustomize uu xdrlib xxlimited xxlimited_35 xxsubtype
     """.split()
 )
 # Names that the project's own files use.
@@ -109,6 +111,12 @@ def checked(answers: Mapping[str, object]) -> str:
 
 def answers_fault(answers: Mapping[str, object]) -> str | None:
     """Return one line: which of the answers given so far will not do, why, and what would."""
+    # Cookiecutter keeps back a table, which a settings file can hold, until the last question.
+    in_order = [*FAULTS, "__package_name"]
+    for position, name in enumerate(FAULTS):
+        is_due = not answers or any(later in answers for later in in_order[position:])
+        if name not in answers and is_due:
+            return f"{name} is no text; put it in quotes"
     for name, answer in answers.items():
         fault = None
         if name in FAULTS:
@@ -132,6 +140,8 @@ def text_fault(text: str, *, max_length: int) -> str | None:
     # Control characters, halves of surrogate pairs, line and paragraph separators.
     if any(unicodedata.category(character) in ("Cc", "Cs", "Zl", "Zp") for character in text):
         return "holds a line break or another control character; type one line of plain text"
+    if all(unicodedata.category(character) in ("Cf", "Mn", "Zs") for character in text):
+        return "has no character that can be seen; type at least one word"
     if text != text.strip():
         return f"has spaces at its ends; try {text.strip()!r}"
     return None
@@ -212,7 +222,7 @@ MARKUP = re.compile(
     | (?<![^\W_])_ | _(?![^\W_])   # emphasis, but for the inside of a_name
     | &(?=\#?\w+;)                 # entities
     | (?<!\S)\#                    # headings and their ends
-    | :(?=//) | (?<=\bwww)\.       # bare addresses, which would keep the backslashes
+    | :(?=//) | (?<=www)\.         # bare addresses, which would keep the backslashes
     | \A[-+=>]                     # lists, rulers, quotations
     """,
     re.VERBOSE,

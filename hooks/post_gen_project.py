@@ -22,6 +22,9 @@ UNWANTED = {
 # template, and no rendering waits for Jinja to compile each.
 NAMING_FOLDERS = ("launch", "tests")
 DEFAULT_PACKAGE = "my_run"
+# What points git at another repository, as it does in the hooks of one.
+GIT_POINTERS = ["GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_COMMON_DIR", "GIT_NAMESPACE"]
+GIT_POINTERS += ["GIT_OBJECT_DIRECTORY", "GIT_ALTERNATE_OBJECT_DIRECTORIES", "GIT_PREFIX"]
 # Hooks and signing keys of this user may ask questions, and a rendering has no answer to them; the
 # folder of hooks is one that is on no system. A new repository needs no maintenance.
 QUIET = ["-c", "commit.gpgsign=false", "-c", "core.hooksPath=.git/no-hooks"]
@@ -35,8 +38,18 @@ def main() -> None:
     remove_unwanted()
     if ANSWERS["__package_name"] != DEFAULT_PACKAGE:
         name_package()
+    if "_commit" in ANSWERS:
+        # Cruft compares whole renderings, in which a repository would be one great difference,
+        # and it writes its file after this hook.
+        print("Commit the project with its .cruft.json: cruft updates what is committed.")
+        return
     make_first_commit()
-    print(f"Next:\n  cd {ANSWERS['project_slug']}\n  python -m pip install -e .")
+    # A terminal that cannot show the path must not fail the rendering.
+    encoding = sys.stdout.encoding
+    folder = os.getcwd()
+    folder = folder.encode(encoding, "replace").decode(encoding)
+    quote = '"' if " " in folder else ""
+    print(f"Next:\n  cd {quote}{folder}{quote}\n  python -m pip install -e .")
     print(f"  python -m {ANSWERS['__package_name']}.train")
 
 
@@ -67,11 +80,6 @@ def name_package() -> None:
 
 def make_first_commit() -> None:
     """Commit everything in a new repository, where git is there and the folder is in none."""
-    if "_commit" in ANSWERS:
-        # Cruft compares whole renderings, in which a repository would be one great difference,
-        # and it writes its file after this hook.
-        print("Commit the project with its .cruft.json: cruft updates what is committed.")
-        return
     if in_repository(os.getcwd()):
         return
     try:
@@ -110,8 +118,7 @@ def identity() -> list[str]:
 
 def git(*arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
     """Run git on this folder's repository, whatever repository the environment points at."""
-    pointers = ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE")
-    environment = {name: text for name, text in os.environ.items() if name not in pointers}
+    environment = {name: text for name, text in os.environ.items() if name not in GIT_POINTERS}
     return subprocess.run(
         ["git", *arguments],
         check=check,

@@ -24,6 +24,8 @@ MAX_LENGTHS = {"project_name": 100, "description": 300, "author_name": 200}
 
 # Control characters, halves of surrogate pairs, line and paragraph separators.
 BROKEN_CATEGORIES: tuple[Literal["Cc", "Cs", "Zl", "Zp"], ...] = ("Cc", "Cs", "Zl", "Zp")
+# Formats, marks on the character before, spaces: at least one must be something else.
+UNSEEN_CATEGORIES = ("Cf", "Mn", "Zs")
 
 # Legitimate, and awkward to one format or another.
 AWKWARD = [
@@ -53,6 +55,7 @@ AWKWARD = [
     "C# and F# #12 #",
     "*a* **b** _c_ __d__ a_b_c ~~e~~ ~f~ `g` ``h`` $i$ $$j$$ a__b _",
     "[text](https://example.org) ![image](x.png) [^1] [x]: y [ ] ]( ]",
+    "my_www.data[v2] x_https://a_b[c]",
     "https://example.org/~a_b_/*c*?d=1&amp;e#_f_ www.example.org/_g_ www.a_b.org",
     "key: value # comment",
     "!!python/object/apply:os.system ['id'] &anchor *alias ? | > @ %TAG",
@@ -81,6 +84,7 @@ AWKWARD = [
 # Each is refused: for any answer in words, then for those of one kind.
 NO_LINE = ["", " ", " before", "after ", "\u00a0x", "x\u3000", "two\nlines", "two\r\nlines", "\r"]
 NO_LINE += ["tab\tinside", "nul\0", "bell\a", "escape\x1b[31m", "delete\x7f", "next\x85line"]
+NO_LINE += ["\u200b", "\u2060\ufe0f", "\u2003"]
 NO_LINE += ["line\u2028separator", "paragraph\u2029separator", "half\ud83d", "\udc89half"]
 EMAILS = [
     "",
@@ -97,6 +101,7 @@ NO_SLUGS = ["", " ", "My-Run", "my_run", "my--run", "-run", "run-", "1st", "../e
 NO_SLUGS += ["C:\\temp", ".", "..", "~", "na\u00efve", "two\nlines", "a b", "$(id)", "{{ 7 }}"]
 NO_SLUGS += ["class", "match/case", "logging", "tomllib", "annotationlib", "distutils", "torch"]
 NO_SLUGS += ["tests", "src", "conftest", "noxfile", "nul", "con", "com1", "s" * 51, "s" * 300]
+NO_SLUGS += ["test", "sitecustomize", "xxlimited", "mypyc", "z3", "markdown-it", "slugify"]
 NO_SLUGS += ["scikit-learn", "huggingface-hub", "google", "tensorflow", "wandb", "\u0430dmin"]
 
 # What generated answers are made of, beside any character.
@@ -110,7 +115,8 @@ PIECES = [
 def is_one_line(text: str, *, max_length: int) -> bool:
     """Return whether the README promises to render this answer."""
     broken = any(unicodedata.category(character) in BROKEN_CATEGORIES for character in text)
-    return 0 < len(text) <= max_length and text == text.strip() and not broken
+    seen = any(unicodedata.category(character) not in UNSEEN_CATEGORIES for character in text)
+    return seen and len(text) <= max_length and text == text.strip() and not broken
 
 
 def render_or_refuse(

@@ -1,6 +1,7 @@
 """Refusals as a user meets them, answers that try to become code, and the first commit."""
 
 import ast
+import importlib.metadata
 import json
 import ntpath
 import os
@@ -14,6 +15,7 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+from packaging.utils import canonicalize_name
 
 import checked_answers
 
@@ -26,6 +28,7 @@ from .rendering import (
     render,
     render_in_process,
     run_cookiecutter,
+    settings_for,
 )
 from .soundness import FILES_WITH_WORDS, assert_sound
 
@@ -92,6 +95,23 @@ def test_an_answer_of_a_settings_file_that_is_no_text_is_refused(tmp_path: Path)
     assert result.returncode == 1
     assert result.stderr == "author_email (None) is no text; put it in quotes\n"
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("name", list(checked_answers.FAULTS))
+def test_an_answer_of_a_settings_file_that_is_a_table_is_refused(name: str, tmp_path: Path) -> None:
+    config = settings_for(tmp_path / "out")
+    settings = json.loads(config.read_text(encoding="utf-8"))
+    settings["default_context"] = {name: {"key": "value"}}
+    config.write_text(json.dumps(settings), encoding="utf-8")
+    command = ["--config-file", str(config), "--no-input", "--output-dir", str(tmp_path / "out")]
+    result = subprocess.run(
+        [sys.executable, "-m", "cookiecutter", *command, str(TEMPLATE)],
+        capture_output=True,
+        text=True,
+        env=clean_environment(),
+    )
+    assert (result.returncode, result.stderr) == (1, f"{name} is no text; put it in quotes\n")
+    assert list((tmp_path / "out").iterdir()) == []
 
 
 def test_the_packages_name_cannot_be_given(tmp_path: Path) -> None:
@@ -278,6 +298,20 @@ def test_every_pinned_distribution_is_refused_as_a_name() -> None:
     assert {re.sub("[-.]", "_", name).lower() for name in names} <= checked_answers.NEEDED
 
 
+def test_every_module_of_a_pinned_distribution_is_refused_as_a_name() -> None:
+    pins = (TEMPLATE / "constraints.txt").read_text(encoding="utf-8")
+    pinned = {canonicalize_name(name) for name in re.findall(r"^([\w.-]+)==", pins, re.MULTILINE)}
+    modules = {
+        module
+        for module, distributions in importlib.metadata.packages_distributions().items()
+        if pinned & {canonicalize_name(name) for name in distributions}
+    }
+    assert {"markdown_it", "mypyc"} <= modules
+    slugs = {module.replace("_", "-") for module in modules if module.isidentifier()}
+    allowed = {slug for slug in slugs if checked_answers.slug_fault(slug) is None}
+    assert allowed == set(), "add these to NEEDED in checked_answers.py"
+
+
 def test_every_refused_package_name_has_a_suggestion_that_will_do() -> None:
     names = checked_answers.NEEDED | checked_answers.OCCUPIED | sys.stdlib_module_names
     for name in names | checked_answers.WINDOWS_DEVICES | checked_answers.OTHER_STANDARD_MODULES:
@@ -297,10 +331,21 @@ def test_a_project_outside_every_repository_starts_with_one_commit(tmp_path: Pat
     assert result.stdout.splitlines() == [
         "The files are committed in a new git repository.",
         "Next:",
-        "  cd my-run",
+        f"  cd {project}",
         "  python -m pip install -e .",
         "  python -m my_run.train",
     ]
+
+
+@pytest.mark.parametrize("slug", ["runs", "dist", "mlruns", "x-cache"])
+def test_a_package_that_is_called_like_an_ignored_folder_is_committed(
+    slug: str, tmp_path: Path
+) -> None:
+    result = render(tmp_path / "an out", {"project_slug": slug})
+    project = tmp_path / "an out" / slug
+    assert set(git(project, "ls-files").splitlines()) == files_under(project)
+    # The command can be typed although the path holds a space.
+    assert f'  cd "{project}"\n' in result.stdout
 
 
 def test_the_commit_is_in_the_name_that_git_knows(
@@ -335,7 +380,7 @@ def test_a_project_inside_a_repository_gets_none_of_its_own(tmp_path: Path) -> N
     result = render(tmp_path / "out", {})
     assert result.returncode == 0
     assert not (tmp_path / "out" / "my-run" / ".git").exists()
-    assert result.stdout.startswith("Next:\n  cd my-run\n")
+    assert result.stdout.startswith("Next:\n  cd ")
 
 
 def test_a_commit_that_fails_is_said_and_fails_nothing(tmp_path: Path) -> None:
@@ -345,6 +390,22 @@ def test_a_commit_that_fails_is_said_and_fails_nothing(tmp_path: Path) -> None:
     [line] = result.stderr.splitlines()
     assert line.startswith("The first commit failed (")
     assert "python -m my_run.train" in result.stdout
+
+
+@pytest.mark.parametrize(
+    "name", ["GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_OBJECT_DIRECTORY", "GIT_COMMON_DIR"]
+)
+def test_a_variable_that_points_git_elsewhere_is_not_heard(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    environment = clean_environment() | {name: str(tmp_path / "elsewhere")}
+    monkeypatch.setattr("tests.rendering.clean_environment", lambda: environment)
+    result = render(tmp_path / "out", {})
+    monkeypatch.undo()
+    assert "The files are committed" in result.stdout
+    assert git(tmp_path / "out" / "my-run", "status", "--porcelain") == ""
+    assert list((tmp_path / "elsewhere").iterdir()) == []
 
 
 def test_a_machine_without_git_renders_all_the_same(

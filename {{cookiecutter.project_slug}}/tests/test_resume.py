@@ -40,6 +40,7 @@ from my_run.plan import make_plan
 from my_run.reference import single
 from my_run.run_folder import RunFolder
 from my_run.sampling import seed_forward
+from my_run.stopping import SIGNALS
 from my_run.trackers import Tracker
 from my_run.training_state import TrainingState
 
@@ -79,7 +80,7 @@ def at_step(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., None]]:
 
 
 def stop() -> None:
-    os.kill(os.getpid(), signal.SIGTERM)
+    signal.raise_signal(signal.SIGTERM)
 
 
 def assert_same_run(run_dir: Path, expected: Path) -> None:
@@ -105,6 +106,7 @@ def test_a_killed_run_goes_on_with_two_processes_to_the_same_bits(
     assert_same_run(tmp_path, single_run)
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="no process is sent a signal there")
 def test_a_checkpoint_goes_from_strategy_to_strategy(
     single_run: Path, tmp_path: Path, at_step: Callable[..., None]
 ) -> None:
@@ -136,7 +138,7 @@ def test_a_signal_saves_after_the_step_and_says_how_to_go_on(
     at_step: Callable[..., None],
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    at_step(5, lambda: os.kill(os.getpid(), number))
+    at_step(5, lambda: signal.raise_signal(number))
     run_train(tmp_path, *SHORT_RUN, "--checkpoint-every", 0, program="reference.single")
     summary, printed = read_summary(tmp_path), capsys.readouterr().out
 
@@ -159,8 +161,8 @@ def test_signals_in_a_row_stop_once_but_a_second_interrupt_leaves_at_once(
     assert read_summary(tmp_path / "stopped")["stopped_by"] == "SIGTERM"
 
     def interrupt_twice() -> None:
-        os.kill(os.getpid(), signal.SIGINT)
-        os.kill(os.getpid(), signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
 
     at_step(6, interrupt_twice)
     with pytest.raises(KeyboardInterrupt):
@@ -434,7 +436,7 @@ def test_parameters_that_no_step_has_touched_have_no_state_before_or_after(
         assert all(torch.equal(value, found[name][key]) for key, value in tensors.items())
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="Windows sends no signals to readers of data")
+@pytest.mark.skipif(sys.platform == "win32", reason="no process is sent a signal there")
 def test_a_process_that_reads_data_does_not_end_on_a_signal() -> None:
     config = TrainConfig(num_workers=1)
     devices = find_devices(config, "single")
@@ -442,7 +444,7 @@ def test_a_process_that_reads_data_does_not_end_on_a_signal() -> None:
     batches = iter(make_eval_loader(validation_set, config, devices))
     next(batches)
     [reader] = multiprocessing.active_children()
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
+    for number in SIGNALS:
         os.kill(reader.pid or 0, number)
     time.sleep(0.3)
 
