@@ -1,4 +1,5 @@
 import itertools
+import os
 from dataclasses import replace
 
 import pytest
@@ -7,7 +8,7 @@ from torch import Tensor, nn
 
 from my_run.config import TrainConfig
 from my_run.devices import find_devices
-from my_run.exact import GradientSum, TreeSum, sum_rows
+from my_run.exact import GradientSum, TreeSum, fix_kernels, sum_rows
 from my_run.plan import make_plan
 
 
@@ -74,26 +75,33 @@ def test_a_parameter_may_take_part_in_some_passes_or_none(is_used_in: set[int]) 
     """As with layers that are dropped at random, or weights that nothing uses."""
     config = TrainConfig(global_batch_size=32, micro_batch_size=8, placement="single")
     plan = make_plan(config, find_devices(config, "single"), num_train_samples=100)
-    gradients = []
-    for exact in (True, False):
+    steps: dict[bool, list[list[Tensor | None]]] = {True: [], False: []}
+    for exact, gradients in steps.items():
         always, sometimes = nn.Parameter(torch.ones(3)), nn.Parameter(torch.ones(3))
         model = nn.ParameterList([always, sometimes])
         devices = replace(plan.devices, exact=exact)
         gradient_sum = GradientSum(model, replace(plan, devices=devices))
-        for step in range(2):
-            model.zero_grad()
+        for used_in in (is_used_in, set()):
             for micro_batch in plan.own_passes:
                 loss = always.sum() * 2
-                if micro_batch in is_used_in and step == 1:
+                if micro_batch in used_in:
                     loss = loss + sometimes.sum() * 2.0**micro_batch
                 torch.autograd.backward(loss)
                 gradient_sum.collect()
-        gradients.append([parameter.grad for parameter in model])
+            gradients.append([always.grad, sometimes.grad])
+            model.zero_grad()
 
-    exact_sum, plain_sum = gradients
-    assert torch.equal(exact_sum[0], plain_sum[0])
-    if is_used_in:
-        assert torch.equal(exact_sum[1], plain_sum[1])
-        assert exact_sum[1].sum() == 3 * sum(2**micro_batch for micro_batch in is_used_in)
-    else:
-        assert exact_sum[1] is plain_sum[1] is None
+    expected = torch.full((3,), float(sum(2**micro_batch for micro_batch in is_used_in)))
+    for always_sum, sometimes_sum in (*steps[True], *steps[False]):
+        assert always_sum is not None and torch.equal(always_sum, torch.full((3,), 8.0))
+        assert sometimes_sum is None or torch.equal(sometimes_sum, expected)
+    used = [[gradient is not None for _, gradient in gradients] for gradients in steps.values()]
+    assert used == [[bool(is_used_in), False]] * 2
+
+
+def test_accelerate_is_told_of_the_one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With one process a machine no launcher sets the variable: it would take every core."""
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    fix_kernels(find_devices(TrainConfig(placement="single"), "single"))
+
+    assert (os.environ["OMP_NUM_THREADS"], torch.get_num_threads()) == ("1", 1)
