@@ -8,7 +8,12 @@ from torch import Tensor, nn
 
 from my_run.config import TrainConfig
 from my_run.devices import find_devices
-from my_run.exact import GradientSum, TreeSum, fix_kernels, sum_rows
+from my_run.exact import (
+    GradientSum,
+    TreeSum,
+    fix_kernels,
+    sum_rows,
+)
 from my_run.plan import make_plan
 
 
