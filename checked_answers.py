@@ -34,29 +34,29 @@ NEEDED = frozenset(
     fx2trt_oss git gitdb gitpython gmpy gmpy2 google google_auth googleapis_common_protos
     gradio_client graphene graphql graphql_core graphql_relay grpc grpcio gunicorn h11 h2
     habana_frameworks hatchling hf_xet httpcore httpcore2 httptools httpx httpx2 huey
-    huggingface_hub humanize hyperscan hypothesis idna importlib_metadata iniconfig ipykernel
-    ipython ipywidgets isal isympy itsdangerous jinja2 joblib kiwisolver librt linkify_it
-    linkify_it_py lomo_optim lz4 lzmaffi mako markdown markdown_it markdown_it_py markupsafe
-    matplotlib mdurl mlflow mlflow_skinny mlflow_tracing monkeytype mpl_toolkits mpmath
-    multidict multipart mypy mypy_extensions mypyc narwhals networkx nox numpy nvidia onnx
-    onnx_tf onnxruntime opentelemetry opentelemetry_api opentelemetry_exporter_http_transport
-    opentelemetry_exporter_otlp_common opentelemetry_exporter_otlp_proto_common
-    opentelemetry_exporter_otlp_proto_http opentelemetry_proto opentelemetry_sdk
-    opentelemetry_semantic_conventions opt_einsum org orjson packaging pandas pathspec pil
-    pillow pip pkg_resources platformdirs pluggy polars prettytable propcache protobuf psutil py
-    pyarrow pyasn1 pyasn1_modules pycparser pydantic pydantic_core pydot pygments pylab pynvml
-    pyparsing pyproject_hooks pytest pytest_timeout pytest_xdist python_dateutil
-    python_discovery python_dotenv python_multipart python_slugify pytz pywin32 pyyaml pyzstd
-    regex requests rich ruff safetensors scikit_learn scikits scipy sentry_sdk setuptools
-    shellingham simplejson six sklearn skops sksparse slugify smmap snappy sniffio socksio
-    sortedcontainers sqlalchemy sqlparse starlette swanlab sympy tabulate tensorboard
-    tensorboard_data_server tensorboardx tensorflow tensorrt text_unidecode threadpoolctl timm
-    torch torch2trt torch_mlu torch_musa torch_neuronx torch_npu torch_sdaa torch_tb_profiler
-    torch_xla torchcomms torchdistx torchgen torchvision tqdm trackio transformers tree trio
-    triton trove_classifiers truststore tvm typeguard typer types_pyyaml typing_extensions
-    typing_inspection tyro tzdata uarray uc_micro uc_micro_py urllib3 uvicorn uvloop virtualenv
-    wandb watchfiles wcwidth websockets werkzeug wheel win32api xarray xdist xxhash yaml yarl z3
-    zipp zstandard
+    huggingface_hub humanize hyperscan hypothesis idna importlib_metadata iniconfig
+    intel_extension_for_pytorch ipykernel ipython ipywidgets isal isympy itsdangerous jinja2
+    joblib kiwisolver librt linkify_it linkify_it_py lomo_optim lz4 lzmaffi mako markdown
+    markdown_it markdown_it_py markupsafe matplotlib mdurl mlflow mlflow_skinny mlflow_tracing
+    monkeytype mpl_toolkits mpmath multidict multipart mypy mypy_extensions mypyc narwhals
+    networkx nox numpy nvidia onnx onnx_tf onnxruntime opentelemetry opentelemetry_api
+    opentelemetry_exporter_http_transport opentelemetry_exporter_otlp_common
+    opentelemetry_exporter_otlp_proto_common opentelemetry_exporter_otlp_proto_http
+    opentelemetry_proto opentelemetry_sdk opentelemetry_semantic_conventions opt_einsum org
+    orjson packaging pandas pathspec pil pillow pip pkg_resources platformdirs pluggy polars
+    prettytable propcache protobuf psutil py pyarrow pyasn1 pyasn1_modules pycparser pydantic
+    pydantic_core pydot pygments pylab pynvml pyparsing pyproject_hooks pytest pytest_timeout
+    pytest_xdist python_dateutil python_discovery python_dotenv python_multipart python_slugify
+    pytz pywin32 pyyaml pyzstd regex requests rich ruff safetensors scikit_learn scikits scipy
+    sentry_sdk setuptools shellingham simplejson six sklearn skops sksparse slugify smmap snappy
+    sniffio socksio sortedcontainers sqlalchemy sqlparse starlette swanlab sympy tabulate
+    tensorboard tensorboard_data_server tensorboardx tensorflow tensorrt text_unidecode
+    threadpoolctl timm torch torch2trt torch_mlu torch_musa torch_neuronx torch_npu torch_sdaa
+    torch_tb_profiler torch_xla torchcomms torchdistx torchgen torchvision tqdm trackio
+    transformers tree trio triton trove_classifiers truststore tvm typeguard typer types_pyyaml
+    typing_extensions typing_inspection tyro tzdata uarray uc_micro uc_micro_py urllib3 uvicorn
+    uvloop virtualenv wandb watchfiles wcwidth websockets werkzeug wheel win32api xarray xdist
+    xxhash yaml yarl z3 zipp zstandard
     """.split()
 )
 # Standard modules of Python 3.11 to 3.14 that the Python which runs cookiecutter may not know, or
