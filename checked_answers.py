@@ -6,6 +6,7 @@ after the last question, above a traceback. Cruft loads it once for an old and a
 template: a filter that changes its name or meaning needs a module of another name.
 """
 
+import json
 import keyword
 import re
 import sys
@@ -24,34 +25,35 @@ MAX_EMAIL_LENGTH = 254
 NEEDED = frozenset(
     """
     a2wsgi absl absl_py accelerate aim aiohappyeyeballs aiohttp aiosignal alembic annotated_doc
-    annotated_types anyio argcomplete arrow ast_serialize attr attrs backports binaryornot
-    blinker boto3 botocore brotli brotlicffi build cachetools certifi cffi charset_normalizer
-    ck4inductor clearml click cloudpickle colorama colorlog comet_ml contourpy cookiecutter
-    coreweave_evaluations coverage cruft cryptography cuda cuda_bindings cuda_pathfinder cupy
-    cwevals cycler cython databricks databricks_sdk dateutil deepspeed dependency_groups dill
-    distlib distro docker docstring_parser dotenv dvclive editables email_validator envwrap
-    execnet fastapi filelock flask flask_cors flint fonttools frozenlist fsspec functorch
-    fx2trt_oss git gitdb gitpython gmpy gmpy2 google google_auth googleapis_common_protos
-    gradio_client graphene graphql graphql_core graphql_relay grpc grpcio gunicorn h11 h2
-    habana_frameworks hatchling hf_xet httpcore httpcore2 httptools httpx httpx2 huey
-    huggingface_hub humanize hyperscan hypothesis idna importlib_metadata iniconfig
-    intel_extension_for_pytorch ipykernel ipython ipywidgets isal isympy itsdangerous jinja2
-    joblib kiwisolver librt linkify_it linkify_it_py lomo_optim lz4 lzmaffi mako markdown
-    markdown_it markdown_it_py markupsafe matplotlib mdurl mlflow mlflow_skinny mlflow_tracing
-    monkeytype mpl_toolkits mpmath multidict multipart mypy mypy_extensions mypyc narwhals
-    networkx nox numpy nvidia onnx onnx_tf onnxruntime opentelemetry opentelemetry_api
-    opentelemetry_exporter_http_transport opentelemetry_exporter_otlp_common
-    opentelemetry_exporter_otlp_proto_common opentelemetry_exporter_otlp_proto_http
-    opentelemetry_proto opentelemetry_sdk opentelemetry_semantic_conventions opt_einsum org
-    orjson packaging pandas pathspec pil pillow pip pkg_resources platformdirs pluggy polars
-    prettytable propcache protobuf psutil py pyarrow pyasn1 pyasn1_modules pycparser pydantic
-    pydantic_core pydot pygments pylab pynvml pyparsing pyproject_hooks pytest pytest_timeout
-    pytest_xdist python_dateutil python_discovery python_dotenv python_multipart python_slugify
-    pytz pywin32 pyyaml pyzstd regex requests rich ruff safetensors scikit_learn scikits scipy
-    sentry_sdk setuptools shellingham simplejson six sklearn skops sksparse slugify smmap snappy
-    sniffio socksio sortedcontainers sqlalchemy sqlparse starlette swanlab sympy tabulate
-    tensorboard tensorboard_data_server tensorboardx tensorflow tensorrt text_unidecode
-    threadpoolctl timm torch torch2trt torch_mlu torch_musa torch_neuronx torch_npu torch_sdaa
+    annotated_types anyio argcomplete arrow ast_serialize attr attrs autocommand backports
+    binaryornot blinker boto3 botocore brotli brotlicffi build cachetools certifi cffi
+    charset_normalizer ck4inductor clearml click cloudpickle colorama colorlog comet_ml
+    contourpy cookiecutter coreweave_evaluations coverage cruft cryptography cuda cuda_bindings
+    cuda_pathfinder cupy cwevals cycler cython databricks databricks_sdk dateutil deepspeed
+    dependency_groups dill distlib distro docker docstring_parser dotenv dvclive editables
+    email_validator envwrap execnet fastapi filelock flask flask_cors flint fonttools frozenlist
+    fsspec functorch fx2trt_oss git gitdb gitpython gmpy gmpy2 google google_auth
+    googleapis_common_protos gradio_client graphene graphql graphql_core graphql_relay grpc
+    grpcio gunicorn h11 h2 habana_frameworks hatchling hf_xet httpcore httpcore2 httptools httpx
+    httpx2 huey huggingface_hub humanize hyperscan hypothesis idna importlib_metadata inflect
+    iniconfig intel_extension_for_pytorch ipykernel ipython ipywidgets isal isympy itsdangerous
+    jaraco jinja2 joblib kiwisolver librt linkify_it linkify_it_py lomo_optim lz4 lzmaffi mako
+    markdown markdown_it markdown_it_py markupsafe matplotlib mdurl mlflow mlflow_skinny
+    mlflow_tracing monkeytype more_itertools mpl_toolkits mpmath multidict multipart mypy
+    mypy_extensions mypyc narwhals networkx nox numpy nvidia onnx onnx_tf onnxruntime
+    opentelemetry opentelemetry_api opentelemetry_exporter_http_transport
+    opentelemetry_exporter_otlp_common opentelemetry_exporter_otlp_proto_common
+    opentelemetry_exporter_otlp_proto_http opentelemetry_proto opentelemetry_sdk
+    opentelemetry_semantic_conventions opt_einsum org orjson packaging pandas pathspec pil
+    pillow pip pkg_resources platformdirs pluggy polars prettytable propcache protobuf psutil py
+    pyarrow pyasn1 pyasn1_modules pycparser pydantic pydantic_core pydot pygments pylab pynvml
+    pyparsing pyproject_hooks pytest pytest_timeout pytest_xdist python_dateutil
+    python_discovery python_dotenv python_multipart python_slugify pytz pywin32 pyyaml pyzstd
+    regex requests rich ruff safetensors scikit_learn scikits scipy sentry_sdk setuptools
+    shellingham simplejson six sklearn skops sksparse slugify smmap snappy sniffio socksio
+    sortedcontainers sqlalchemy sqlparse starlette swanlab sympy tabulate tensorboard
+    tensorboard_data_server tensorboardx tensorflow tensorrt text_unidecode threadpoolctl timm
+    tomli torch torch2trt torch_mlu torch_musa torch_neuronx torch_npu torch_sdaa
     torch_tb_profiler torch_xla torchcomms torchdistx torchgen torchvision tqdm trackio
     transformers tree trio triton trove_classifiers truststore tvm typeguard typer types_pyyaml
     typing_extensions typing_inspection tyro tzdata uarray uc_micro uc_micro_py urllib3 uvicorn
@@ -59,17 +61,18 @@ NEEDED = frozenset(
     xxhash yaml yarl z3 zipp zstandard
     """.split()
 )
-# Standard modules of Python 3.11 to 3.14 that the Python which runs cookiecutter may not know, or
+# Standard modules of Python 3.11 to 3.15 that the Python which runs cookiecutter may not know, or
 # not name, and modules that any Python imports at its start.
 OTHER_STANDARD_MODULES = frozenset(
     """
-    aifc annotationlib asynchat asyncore audioop cgi cgitb chunk compression crypt distutils imghdr
-    imp lib2to3 mailcap msilib nis nntplib ossaudiodev pipes sitecustomize smtpd sndhdr spwd sunau
-    telnetlib test tomllib usercustomize uu xdrlib xxlimited xxlimited_35 xxsubtype
+    aifc annotationlib asynchat asyncore audioop cgi cgitb chunk compression crypt distutils
+    imghdr imp lib2to3 mailcap msilib nis nntplib ossaudiodev pipes profiling sitecustomize
+    smtpd sndhdr spwd sunau telnetlib test tomllib usercustomize uu xdrlib xxlimited
+    xxlimited_35 xxsubtype
     """.split()
 )
-# Names that the project's own files use.
-OCCUPIED = frozenset(["conftest", "noxfile", "src", "tests"])
+# Names that the project's own files use, and folders that ruff or mypy leave out.
+OCCUPIED = frozenset(["conftest", "dist", "node_modules", "noxfile", "src", "tests"])
 WINDOWS_DEVICES = frozenset(
     ["aux", "con", "nul", "prn"]
     + [device + digit for device in ("com", "lpt") for digit in "123456789"]
@@ -111,11 +114,10 @@ def checked(answers: Mapping[str, object]) -> str:
 
 def answers_fault(answers: Mapping[str, object]) -> str | None:
     """Return one line: which of the answers given so far will not do, why, and what would."""
-    # Cookiecutter keeps back a table, which a settings file can hold, until the last question.
-    in_order = [*FAULTS, "__package_name"]
-    for position, name in enumerate(FAULTS):
-        is_due = not answers or any(later in answers for later in in_order[position:])
-        if name not in answers and is_due:
+    # Cookiecutter keeps back a table, which a settings file can hold, until all other questions are
+    # answered, but their defaults need these two.
+    for name in ("project_name", "project_slug")[: max(len(answers), 1)]:
+        if name not in answers:
             return f"{name} is no text; put it in quotes"
     for name, answer in answers.items():
         fault = None
@@ -125,6 +127,8 @@ def answers_fault(answers: Mapping[str, object]) -> str | None:
             fault = FAULTS[name](str(answer)) if text else "is no text; put it in quotes"
         elif name == "__package_name" and answer != package_of(str(answers["project_slug"])):
             fault = "follows from project_slug; leave it out"
+        elif name == "__year" and not re.fullmatch("[0-9]{4}", str(answer)):
+            fault = "is no year; leave it out"
         if fault:
             shown = repr(answer) if len(repr(answer)) <= 60 else repr(answer)[:60] + "..."
             return f"{name} ({shown}) {fault}"
@@ -165,8 +169,18 @@ def slug_fault(slug: str) -> str | None:
             "must begin with a letter and hold lower-case words joined by single hyphens; "
             f"try {sound_slug(slug)!r}"
         )
-    fault = package_fault(package_of(slug))
+    # A project keeps its name, although the template has come to need it since.
+    fault = None if slug == UPDATED_SLUG else package_fault(package_of(slug))
     return f"{fault}; try {sound_slug(slug)!r}" if fault else None
+
+
+def updated_slug() -> object:
+    """Return the slug of the project that cruft updates, which it does in the project's folder."""
+    try:
+        with open(".cruft.json", encoding="utf-8") as file:
+            return json.load(file)["context"]["cookiecutter"]["project_slug"]
+    except (OSError, ValueError, LookupError, TypeError):
+        return None
 
 
 def package_of(slug: str) -> str:
@@ -215,6 +229,8 @@ FAULTS: dict[str, Callable[[str], str | None]] = {
     "author_name": partial(text_fault, max_length=200),
     "author_email": email_fault,
 }
+# Read where cookiecutter is called, before it goes to folders of its own.
+UPDATED_SLUG = updated_slug()
 QUOTED = str.maketrans({"\\": r"\\", '"': r"\"", "\n": r"\n", "\r": r"\r", "\t": r"\t"})
 MARKUP = re.compile(
     r"""

@@ -7,6 +7,7 @@ little, because every rendering waits for it.
 
 import json
 import os
+import shlex
 import subprocess
 import sys
 
@@ -14,10 +15,7 @@ ANSWERS = json.loads(r"""{{ cookiecutter | tojson }}""")
 # Answers that cookiecutter replays from a file were not checked at the questions.
 [FAULT] = json.loads(r"""[{{ cookiecutter | fault | tojson }}]""")
 
-UNWANTED = {
-    ".github/workflows/tests.yml": ANSWERS["ci"] != "github",
-    ".gitlab-ci.yml": ANSWERS["ci"] != "gitlab",
-}
+CI_FILES = {"github": ".github/workflows/tests.yml", "gitlab": ".gitlab-ci.yml", "none": None}
 # Files here are copied with the package's default name, so that ruff and an editor read them in the
 # template, and no rendering waits for Jinja to compile each.
 NAMING_FOLDERS = ("launch", "tests")
@@ -35,34 +33,62 @@ def main() -> None:
     """Leave a project that is ready for work."""
     if FAULT:
         sys.exit(FAULT)
-    remove_unwanted()
+    keep_one_service()
     if ANSWERS["__package_name"] != DEFAULT_PACKAGE:
         name_package()
     if "_commit" in ANSWERS:
         # Cruft compares whole renderings, in which a repository would be one great difference,
         # and it writes its file after this hook.
-        print("Commit the project with its .cruft.json: cruft updates what is committed.")
+        say("Commit the project with its .cruft.json: cruft updates what is committed.")
         return
-    make_first_commit()
-    # A terminal that cannot show the path must not fail the rendering.
-    encoding = sys.stdout.encoding
+    is_committed = make_first_commit()
     folder = os.getcwd()
-    folder = folder.encode(encoding, "replace").decode(encoding)
-    quote = '"' if " " in folder else ""
-    print(f"Next:\n  cd {quote}{folder}{quote}\n  python -m pip install -e .")
-    print(f"  python -m {ANSWERS['__package_name']}.train")
+    quoted = subprocess.list2cmdline([folder]) if os.name == "nt" else shlex.quote(folder)
+    say(
+        *["The files are committed in a new git repository."] * is_committed,
+        "Next:",
+        f"  cd {quoted}",
+        "  python -m pip install -e .",
+        f"  python -m {ANSWERS['__package_name']}.train",
+    )
 
 
-def remove_unwanted() -> None:
-    """Remove the files of the table; one that is not there means that the table is out of date."""
-    for path, unwanted in UNWANTED.items():
-        if not os.path.exists(path):
+def say(*lines: str) -> None:
+    """Print lines; where nobody reads them, or a terminal lacks a sign, the project still stands.
+
+    Cookiecutter removes the project of a hook that fails.
+    """
+    if sys.stdout is None:
+        return
+    encoding = sys.stdout.encoding
+    try:
+        print("\n".join(lines).encode(encoding, "replace").decode(encoding), flush=True)
+    except OSError:
+        # Python tries once more when it ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def keep_one_service() -> None:
+    """Remove the files of the services that were not chosen.
+
+    One that is not there means that the table is out of date.
+    """
+    if ANSWERS["ci"] not in CI_FILES:
+        sys.exit(f"ci ({ANSWERS['ci']!r}) is none of {', '.join(CI_FILES)}; try 'none'")
+    for service, path in CI_FILES.items():
+        if path and not os.path.exists(path):
             sys.exit(f"{path} is named in the post_gen hook, but the template has no such path")
-        if unwanted:
+        if path and service != ANSWERS["ci"]:
+            make_writable(path)
             os.remove(path)
             folder = os.path.dirname(path)
             if folder and not os.listdir(folder):
                 os.removedirs(folder)
+
+
+def make_writable(path: str) -> None:
+    """Let a file be changed that has the mode of a template that may only be read."""
+    os.chmod(path, os.stat(path).st_mode | 0o200)
 
 
 def name_package() -> None:
@@ -71,6 +97,7 @@ def name_package() -> None:
         for name in os.listdir(folder):
             if name.endswith((".py", ".yaml")):
                 path = os.path.join(folder, name)
+                make_writable(path)
                 # No newline is translated, on no system.
                 with open(path, encoding="utf-8", newline="") as file:
                     text = file.read()
@@ -78,22 +105,26 @@ def name_package() -> None:
                     file.write(text.replace(DEFAULT_PACKAGE, ANSWERS["__package_name"]))
 
 
-def make_first_commit() -> None:
+def make_first_commit() -> bool:
     """Commit everything in a new repository, where git is there and the folder is in none."""
     if in_repository(os.getcwd()):
-        return
+        return False
     try:
         git("init", "--quiet")
-        git("-c", "core.looseCompression=0", "add", "--all")
+        # What this user ignores in other projects belongs to this one.
+        git("-c", "core.looseCompression=0", "-c", "core.excludesFile=", "add", "--all")
         git(*QUIET, *identity(), "commit", "--quiet", "--message", "Start from the template")
     except OSError:
-        return
-    except subprocess.CalledProcessError as error:
-        lines = error.stderr.strip().splitlines() or ["git gave no reason"]
+        return False
+    except (subprocess.CalledProcessError, UnicodeEncodeError) as error:
+        # Not every system can pass every name on to a program.
+        said = getattr(error, "stderr", str(error)).strip() or "git gave no reason"
         # Unlike stdout, stderr can print any character on every system.
-        print(f"The first commit failed ({lines[-1]}): commit by hand.", file=sys.stderr)
-        return
-    print("The files are committed in a new git repository.")
+        print(
+            f"The first commit failed ({said.splitlines()[-1]}): commit by hand.", file=sys.stderr
+        )
+        return False
+    return True
 
 
 def in_repository(folder: str) -> bool:

@@ -26,7 +26,7 @@ DEFAULTS = {
     "project_name": "My Run",
     "project_slug": "my-run",
     "description": "Train and test a PyTorch model.",
-    "author_name": "The My Run authors",
+    "author_name": "The authors of My Run",
     "author_email": "",
 }
 # The files that hold answers in words; any other holds no more of them than the package's name.
@@ -63,7 +63,7 @@ def assert_sound(project: Path, answers: Mapping[str, str], default_project: Pat
 def with_defaults(answers: Mapping[str, str]) -> dict[str, str]:
     """Return all answers in words but the slug's default, which follows from the title."""
     title = answers.get("project_name", DEFAULTS["project_name"])
-    return {**DEFAULTS, "author_name": f"The {title} authors", **answers}
+    return {**DEFAULTS, "author_name": f"The authors of {title}", **answers}
 
 
 def assert_names_are_sound(project: Path, slug: str) -> None:

@@ -7,6 +7,8 @@ import ntpath
 import os
 import posixpath
 import re
+import shlex
+import stat
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -110,16 +112,37 @@ def test_an_answer_of_a_settings_file_that_is_a_table_is_refused(name: str, tmp_
         text=True,
         env=clean_environment(),
     )
-    assert (result.returncode, result.stderr) == (1, f"{name} is no text; put it in quotes\n")
+    [line] = result.stderr.splitlines()
+    assert result.returncode == 1
+    assert line.startswith(name) and line.endswith(" is no text; put it in quotes")
     assert list((tmp_path / "out").iterdir()) == []
 
 
-def test_the_packages_name_cannot_be_given(tmp_path: Path) -> None:
-    arguments = ("--no-input", str(TEMPLATE), "__package_name=../escaped", "__checked=")
-    result = run_cookiecutter(tmp_path / "out", *arguments)
+@pytest.mark.parametrize(
+    ("answer", "fault"),
+    [
+        ("__package_name=../escaped", "__package_name ('../escaped') follows from project_slug;"),
+        ("__year=1984, Nobody", "__year ('1984, Nobody') is no year;"),
+    ],
+)
+def test_what_follows_from_answers_cannot_be_given(answer: str, fault: str, tmp_path: Path) -> None:
+    arguments = ("--no-input", str(TEMPLATE), answer)
+    for unchecked in ([], ["__checked="]):
+        result = run_cookiecutter(tmp_path / "out", *arguments, *unchecked)
+        assert result.returncode != 0
+        assert result.stderr.startswith(fault)
+        assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_a_replayed_choice_that_is_none_of_the_list_is_refused(tmp_path: Path) -> None:
+    assert render(tmp_path / "out", {}).returncode == 0
+    [replay] = (tmp_path / "out-settings").glob("*.json")
+    text = replay.read_text(encoding="utf-8")
+    replay.write_text(text.replace('"ci": "github"', '"ci": "GitHub"'), encoding="utf-8")
+    result = run_cookiecutter(tmp_path / "again", "--replay-file", str(replay), str(TEMPLATE))
     assert result.returncode != 0
-    assert result.stderr.startswith("__package_name ('../escaped') follows from project_slug;")
-    assert list((tmp_path / "out").iterdir()) == []
+    assert result.stderr.startswith("ci ('GitHub') is none of github, gitlab, none;")
+    assert list((tmp_path / "again").iterdir()) == []
 
 
 @pytest.mark.parametrize(("name", "answer", "fault"), REFUSED[:-1])
@@ -239,12 +262,13 @@ def test_the_hook_and_the_checks_call_no_shell_and_nothing_of_one_system() -> No
             )
         }
         portable = {"collections", "functools", "jinja2", "json", "keyword", "os", "re"}
-        assert modules <= portable | {"subprocess", "sys", "unicodedata"}
+        assert modules <= portable | {"shlex", "subprocess", "sys", "unicodedata"}
         calls = {ast.unparse(node.func) for node in ast.walk(tree) if isinstance(node, ast.Call)}
         of_os = {call for call in calls if call.startswith("os.")}
         portable = {"dirname", "exists", "join"}
         assert of_os <= {f"os.path.{name}" for name in portable} | {
             *("os.environ.items", "os.getcwd", "os.listdir", "os.remove", "os.removedirs"),
+            *("os.chmod", "os.dup2", "os.open", "os.stat"),
         }
         keywords = {node.arg for node in ast.walk(tree) if isinstance(node, ast.keyword)}
         assert not keywords & {"shell", "preexec_fn", "start_new_session", "umask"}
@@ -337,15 +361,48 @@ def test_a_project_outside_every_repository_starts_with_one_commit(tmp_path: Pat
     ]
 
 
-@pytest.mark.parametrize("slug", ["runs", "dist", "mlruns", "x-cache"])
+@pytest.mark.parametrize("slug", ["runs", "data", "mlruns", "x-cache"])
 def test_a_package_that_is_called_like_an_ignored_folder_is_committed(
-    slug: str, tmp_path: Path
+    slug: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    result = render(tmp_path / "an out", {"project_slug": slug})
-    project = tmp_path / "an out" / slug
+    # Ignored in the project by its own list, or in all projects by the user's.
+    (tmp_path / "ignored").write_text("data\n*.yml\n", encoding="utf-8")
+    (tmp_path / "gitconfig").write_text(f"[core]\n\texcludesFile = {tmp_path}/ignored\n")
+    monkeypatch.setattr("tests.rendering.GIT_SETTINGS", str(tmp_path / "gitconfig"))
+    result = render(tmp_path / "an 'out'", {"project_slug": slug})
+    project = tmp_path / "an 'out'" / slug
     assert set(git(project, "ls-files").splitlines()) == files_under(project)
-    # The command can be typed although the path holds a space.
-    assert f'  cd "{project}"\n' in result.stdout
+    # The command can be typed although the path holds spaces and quotes.
+    [command] = re.findall("^  (cd .*)$", result.stdout, re.MULTILINE)
+    assert shlex.split(command) == ["cd", str(project)]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="the test speaks to a POSIX shell")
+@pytest.mark.parametrize("end", ["| true", ">&-", "| head -n 1"])
+def test_a_project_stands_although_nobody_reads_what_is_printed(end: str, tmp_path: Path) -> None:
+    config = settings_for(tmp_path / "out")
+    command = shlex.join(
+        [
+            *(sys.executable, "-m", "cookiecutter", "--config-file", str(config), "--no-input"),
+            *("--output-dir", str(tmp_path / "out"), str(TEMPLATE), "project_slug=aa"),
+        ]
+    )
+    environment = clean_environment() | {"PYTHONUNBUFFERED": "1"}
+    subprocess.run(f"{command} {end}", shell=True, env=environment, timeout=120)
+    assert "import aa" not in (tmp_path / "out" / "aa" / "noxfile.py").read_text(encoding="utf-8")
+    assert git(tmp_path / "out" / "aa", "status", "--porcelain") == ""
+
+
+def test_a_template_that_may_only_be_read_renders(tmp_path: Path) -> None:
+    template = copy_template(tmp_path / "template").parent
+    for path in template.rglob("*"):
+        if path.is_file():
+            path.chmod(0o444)
+    result = run_cookiecutter(tmp_path / "out", "--no-input", str(template), "project_slug=aa")
+    assert result.returncode == 0, result.stderr
+    # Whoever runs this may be allowed to write everywhere; the hook must not count on it.
+    tests = tmp_path / "out" / "aa" / "tests"
+    assert all(path.stat().st_mode & stat.S_IWUSR for path in tests.glob("*.py"))
 
 
 def test_the_commit_is_in_the_name_that_git_knows(
@@ -390,6 +447,26 @@ def test_a_commit_that_fails_is_said_and_fails_nothing(tmp_path: Path) -> None:
     [line] = result.stderr.splitlines()
     assert line.startswith("The first commit failed (")
     assert "python -m my_run.train" in result.stdout
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="programs are called in Unicode there")
+def test_a_name_that_the_system_cannot_pass_on_fails_nothing(tmp_path: Path) -> None:
+    environment = clean_environment() | {"LC_ALL": "C", "PYTHONUTF8": "0"}
+    environment |= {"PYTHONCOERCECLOCALE": "0"}
+    config = settings_for(tmp_path / "out")
+    settings = json.loads(config.read_text(encoding="utf-8"))
+    settings["default_context"] = {"author_name": "M\u00fcller"}
+    config.write_text(json.dumps(settings), encoding="utf-8")
+    command = ["--config-file", str(config), "--no-input", "--output-dir", str(tmp_path / "out")]
+    result = subprocess.run(
+        [sys.executable, "-m", "cookiecutter", *command, str(TEMPLATE)],
+        capture_output=True,
+        text=True,
+        env=environment,
+    )
+    assert result.returncode == 0, result.stderr
+    assert result.stderr.startswith("The first commit failed ('ascii' codec can't encode")
+    assert (tmp_path / "out" / "my-run" / "README.md").exists()
 
 
 @pytest.mark.parametrize(

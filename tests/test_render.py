@@ -162,13 +162,13 @@ def test_licence_file_and_metadata_name_the_chosen_licence(
     assert named == [answers["license"]]
     assert metadata["license"].removeprefix("LicenseRef-") == answers["license"]
     # Apache's text stands without a name: the file says how a notice is added to each source.
-    author = answers.get("author_name", "The My Run authors")
+    author = answers.get("author_name", "The authors of My Run")
     assert (author in text) == (answers["license"] != "Apache-2.0")
 
 
 def test_an_empty_email_leaves_no_empty_entry(project: Path, answers: dict[str, str]) -> None:
     metadata = tomllib.loads((project / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    author = {"name": answers.get("author_name", "The My Run authors")}
+    author = {"name": answers.get("author_name", "The authors of My Run")}
     if answers["author_email"]:
         author["email"] = answers["author_email"]
     assert metadata["authors"] == [author]

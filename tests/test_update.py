@@ -1,6 +1,7 @@
 """A project rendered from an older commit of the template, and worked on since, is updated."""
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -11,7 +12,8 @@ from .rendering import PROJECT_TEMPLATE, clean_environment, copy_template, git
 
 ANSWERS = {
     "project_name": "Ünïcödé 'Runs' \U0001f389",
-    "project_slug": "my-run",
+    # A name that is not the template's own.
+    "project_slug": "big-digits",
     "description": 'It "says" \\n: [x] <b> 100 %',
     "author_name": 'O\'Neill, "Ada"',
     "author_email": "ada@example.org",
@@ -68,7 +70,7 @@ def project(template: Path, tmp_path: Path) -> Path:
         str(template),
     )
     assert "Commit the project with its .cruft.json" in printed
-    project = output / "my-run"
+    project = output / "big-digits"
     assert not (project / ".git").exists()
     git(project, "init", "--quiet")
     commit(project)
@@ -78,10 +80,12 @@ def project(template: Path, tmp_path: Path) -> Path:
 def test_an_update_brings_the_templates_changes_and_keeps_the_users(
     template: Path, project: Path
 ) -> None:
-    package = project / "src" / "my_run"
+    package = project / "src" / "big_digits"
     for name in USERS_FILES:
         path = package / name
         path.write_text(path.read_text(encoding="utf-8") + "\n\nMINE = 1\n", encoding="utf-8")
+    for path in (project / "tests" / "test_exact.py", project / "launch" / "one_gpu.yaml"):
+        path.write_text(path.read_text(encoding="utf-8") + "\n\n# My own line.\n", encoding="utf-8")
     (package / "mine.py").write_text('"""My own module."""\n', encoding="utf-8")
     change(project / "README.md", "# Ünïcödé 'Runs' \U0001f389\n", "# My own title\n")
     (project / "noxfile.py").unlink()
@@ -96,6 +100,9 @@ def test_an_update_brings_the_templates_changes_and_keeps_the_users(
     change(project_template / "noxfile.py", "import nox\n\n", "import nox\n\n# Newer.\n")
     change(project_template / "pyproject.toml", "timeout = 300", "timeout = 600")
     (package_template / "newer.py").write_text('"""A new module."""\n', encoding="utf-8")
+    for path in ("tests/test_exact.py", "launch/one_gpu.yaml"):
+        text = (project_template / path).read_text(encoding="utf-8")
+        (project_template / path).write_text(f"# Newer, of my_run.\n{text}", encoding="utf-8")
     (project_template / "tests" / "test_config.py").unlink()
     commit(template)
 
@@ -106,6 +113,10 @@ def test_an_update_brings_the_templates_changes_and_keeps_the_users(
         updated = (package / name).read_text(encoding="utf-8")
         assert updated.startswith("# Newer.\n")
         assert updated.endswith("MINE = 1\n")
+    for path in ("tests/test_exact.py", "launch/one_gpu.yaml"):
+        updated = (project / path).read_text(encoding="utf-8")
+        assert updated.startswith("# Newer, of big_digits.\n")
+        assert updated.endswith("# My own line.\n")
     readme = (project / "README.md").read_text(encoding="utf-8")
     assert readme.startswith("# My own title\n")
     assert "## Start here\n" in readme
@@ -130,7 +141,7 @@ def test_an_update_brings_the_templates_changes_and_keeps_the_users(
 def test_a_change_of_the_same_lines_is_a_conflict_that_git_shows(
     template: Path, project: Path
 ) -> None:
-    data = project / "src" / "my_run" / "data.py"
+    data = project / "src" / "big_digits" / "data.py"
     first_line = data.read_text(encoding="utf-8").splitlines()[0]
     change(data, first_line, '"""Mine."""')
     commit(project)
@@ -138,7 +149,7 @@ def test_a_change_of_the_same_lines_is_a_conflict_that_git_shows(
     change(package_template / "data.py", first_line, '"""Theirs."""')
     commit(template)
     cruft(project, "update", "--skip-apply-ask")
-    assert git(project, "diff", "--name-only", "--diff-filter=U") == "src/my_run/data.py"
+    assert git(project, "diff", "--name-only", "--diff-filter=U") == "src/big_digits/data.py"
     merged = data.read_text(encoding="utf-8")
     assert '<<<<<<< ours\n"""Mine."""\n=======\n"""Theirs."""\n>>>>>>> theirs\n' in merged
 
@@ -176,3 +187,36 @@ def test_a_project_that_cookiecutter_made_is_linked_and_updated(
     commit(template)
     cruft(project, "update", "--skip-apply-ask")
     assert "timeout = 600" in (project / "pyproject.toml").read_text(encoding="utf-8")
+
+
+def test_a_project_keeps_a_name_that_the_template_has_come_to_need(
+    template: Path, project: Path
+) -> None:
+    change(template / "checked_answers.py", '["conftest",', '["big_digits", "conftest",')
+    commit(template)
+    # Cruft loads the checks of the older commit: only a second update meets the stricter ones.
+    for timeout in (600, 900):
+        change(
+            template / PROJECT_TEMPLATE.name / "pyproject.toml",
+            f"timeout = {timeout - 300}",
+            f"timeout = {timeout}",
+        )
+        commit(template)
+        cruft(project, "update", "--skip-apply-ask")
+        commit(project)
+        assert f"timeout = {timeout}" in (project / "pyproject.toml").read_text(encoding="utf-8")
+
+
+def test_a_question_that_the_template_drops_is_not_missed(template: Path, project: Path) -> None:
+    change(
+        template / "cookiecutter.json", '  "author_email": "{{ cookiecutter | checked }}",\n', ""
+    )
+    hook = template / "hooks" / "post_gen_project.py"
+    change(hook, 'ANSWERS["author_email"] or "author@localhost"', '"author@localhost"')
+    pyproject = template / PROJECT_TEMPLATE.name / "pyproject.toml"
+    text = pyproject.read_text(encoding="utf-8")
+    email = re.compile(r"#% if cookiecutter\.author_email.*?#% endif\n", re.DOTALL)
+    pyproject.write_text(email.sub("", text), encoding="utf-8")
+    commit(template)
+    cruft(project, "update", "--skip-apply-ask")
+    assert "ada@example.org" not in (project / "pyproject.toml").read_text(encoding="utf-8")
