@@ -149,7 +149,7 @@ class Difference:
     """Relative; of training, validation and test."""
 
     grad_norm: float
-    """Relative; the norm before clipping, which clipping and Adam would hide in the weights."""
+    """Relative; the norm before clipping, which clipping would hide in the weights."""
 
     weights: float
     """Relative to the largest weight."""

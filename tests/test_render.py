@@ -81,6 +81,7 @@ FILES = """
     tests/test_data_parallel.py
     tests/test_devices.py
     tests/test_exact.py
+    tests/test_figures.py
     tests/test_launch.py
     tests/test_placement.py
     tests/test_references.py

@@ -12,6 +12,8 @@ from my_run.config import (
 )
 from my_run.reference.processes import ProcessesConfig
 
+from .launching import launch
+
 
 def test_flags_set_their_fields() -> None:
     config = parse_train_config(["--learning-rate", "0.5", "--max-steps", "7", "--compile"])
@@ -30,6 +32,17 @@ def test_a_saved_config_reads_back_and_flags_win_over_it(tmp_path: Path) -> None
     config = parse_train_config(["--seed", "4", "--config", file])
     assert (config.seed, config.max_steps) == (4, 5)
     assert parse_train_config([f"--config={file}"]).seed == 3
+    longer = parse_train_config(["--config", file, "--epochs=3"])
+    assert (longer.epochs, longer.max_steps) == (3, None)
+    assert parse_train_config(["--config", file, "--epochs=3", "--max-steps", "9"]).max_steps == 9
+
+
+def test_a_word_that_yaml_reads_as_false_is_the_precision_that_it_names(tmp_path: Path) -> None:
+    file = tmp_path / "config.yaml"
+    file.write_text("mixed_precision: no\nexact: off\n", encoding="utf-8")
+    config = load_config(file)
+
+    assert (config.mixed_precision, config.exact) == ("no", False)
 
 
 @pytest.mark.parametrize(
@@ -40,6 +53,8 @@ def test_a_saved_config_reads_back_and_flags_win_over_it(tmp_path: Path) -> None
         ("learning_rate: [", "cannot be read"),
         ("just text", "name: value"),
         ("epochs: 0", "at least 1"),
+        ("epochs: true", "True"),
+        ("exact: maybe", "maybe"),
     ],
 )
 def test_a_config_file_that_will_not_do_is_refused(tmp_path: Path, text: str, reason: str) -> None:
@@ -64,6 +79,7 @@ def test_a_config_file_that_will_not_do_is_refused(tmp_path: Path, text: str, re
         (["--placement", "tpu"], "invalid choice 'tpu'"),
         (["--max-steps"], "--max-steps"),
         (["--config"], "--config needs a file"),
+        (["--config", "README.md", "--config", "README.md"], "config"),
         (["--config", "missing.yaml"], "missing.yaml cannot be read"),
         (["step"], "step"),
     ],
@@ -72,6 +88,18 @@ def test_a_wrong_flag_is_one_line_that_names_it(arguments: list[str], reason: st
     with pytest.raises(SettingError, match=reason) as error:
         parse_train_config(arguments)
     assert "\n" not in str(error.value)
+
+
+def test_a_wrong_flag_is_named_on_a_terminal_that_draws_no_boxes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name, value in (("PYTHONIOENCODING", "ascii"), ("PYTHONUTF8", "0"), ("LC_ALL", "C")):
+        monkeypatch.setenv(name, value)
+    done = launch("train", "--learing-rate", "1")
+
+    assert done.stderr == (
+        "error: Unrecognized options: --learing-rate, 1; did you mean --learning-rate?\n"
+    )
 
 
 def test_at_least_one_process_is_started() -> None:
@@ -104,7 +132,10 @@ def test_every_size_that_an_error_advises_works(data_parallel_size: int) -> None
             check_sizes(data_parallel_size, **sizes)
         except SettingError as error:
             num_errors += 1
-            advice = str(error).partition("; try ")[2].split(" or ")
+            sizes_advised, _, devices = str(error).partition("; try ")[2].partition("; as it is,")
+            advice = sizes_advised.split(" or ")
+            if devices:
+                check_sizes(int(devices.split()[-2]), **sizes)
             # The config itself asks for one replica, before it knows how many there are.
             replicas = data_parallel_size if f"x {data_parallel_size} =" in str(error) else 1
             for flag, size in (text.split() for text in advice):

@@ -55,6 +55,19 @@ def test_exact_runs_are_the_same_to_the_last_bit(
     assert read_metrics(run_dir) == read_metrics(single_run)
 
 
+def test_precision_is_that_of_every_program(tmp_path: Path) -> None:
+    short = ["--max-steps", 2, "--tracker", "none"]
+    float32 = run_train(tmp_path / "float32", *short, program="reference.single")
+    programs = ("reference.single", "reference.data_parallel", "train")
+    bf16 = [
+        run_train(tmp_path / program, *short, "--mixed-precision", "bf16", program=program)
+        for program in programs
+    ]
+
+    assert weight_difference(bf16[0], float32) > 0
+    assert [weight_difference(run_dir, bf16[0]) for run_dir in bf16[1:]] == [0, 0]
+
+
 def test_the_order_of_the_sums_is_what_makes_the_difference(
     single_run: Path, plain_run: Path
 ) -> None:

@@ -19,6 +19,7 @@ from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import Tensor
 
+from my_run import run_folder as folders
 from my_run.checkpoint import (
     checkpoint_folder,
     read_manifest,
@@ -32,12 +33,14 @@ from my_run.config import (
     load_config,
 )
 from my_run.data import load_split
-from my_run.devices import find_devices
+from my_run.devices import Devices, find_devices
+from my_run.environment import read_environment
 from my_run.loaders import make_eval_loader
 from my_run.model import Classifier, loss_function
 from my_run.optimizer import make_optimizer
 from my_run.plan import make_plan
 from my_run.reference import single
+from my_run.resume import how_to_go_on, weights_folder
 from my_run.run_folder import RunFolder
 from my_run.sampling import seed_forward
 from my_run.stopping import SIGNALS
@@ -183,6 +186,51 @@ def test_a_finished_run_is_only_tested_again_and_may_take_more_steps(
     assert read_summary(tmp_path)["optimizer_steps"] == 30
     tests = [line["step"] for line in read_metrics(tmp_path) if line["split"] == "test"]
     assert tests == [30]
+    assert len(read_environment(tmp_path)["earlier_starts"]) == 2
+
+
+@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), KeyboardInterrupt()])
+def test_a_start_that_was_cut_off_can_be_made_again(
+    error: BaseException, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*arguments: object) -> None:
+        raise error
+
+    for function in ("save_config", "remove_unfinished", "cut_metrics", "write_environment"):
+        config = TrainConfig(run_dir=tmp_path / function, resume="auto")
+        devices = find_devices(config, "single")
+        run_folder = RunFolder(config, devices)
+        with monkeypatch.context() as patch:
+            patch.setattr(folders, function, fail)
+            with pytest.raises((SettingError, KeyboardInterrupt)):
+                run_folder.start()
+        run_folder.release()
+        (tmp_path / function / ".config.yaml.part").touch()
+        again = RunFolder(config, devices)
+        again.start()
+        again.release()
+        assert not (tmp_path / function / ".config.yaml.part").exists()
+
+
+def test_a_spoiled_line_of_the_log_is_named_and_left_out(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run_train(tmp_path, *SAVING, "--max-steps", 4, program="reference.single")
+    log = tmp_path / "metrics.jsonl"
+    log.write_text("\n" + log.read_text(encoding="utf-8"), encoding="utf-8")
+    run_train(tmp_path, *SAVING, "--resume", "must", program="reference.single")
+
+    assert "metrics.jsonl: line 1 is spoiled" in capsys.readouterr().err
+    assert read_summary(tmp_path)["optimizer_steps"] == 24
+
+
+def test_what_accelerate_was_told_of_fsdp_is_told_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    devices = Devices("fsdp2", torch.device("cpu"), rank=0, world_size=2)
+    assert "go on with: torchrun" in how_to_go_on(tmp_path, devices)
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+    assert "accelerate launch --config_file launch/fsdp2.yaml -m" in how_to_go_on(tmp_path, devices)
 
 
 def test_other_settings_are_refused_by_name_unless_insisted_on(single_run: Path) -> None:
@@ -238,9 +286,12 @@ def test_the_results_of_an_earlier_end_do_not_outlive_a_resume(
 ) -> None:
     run_train(tmp_path, *SAVING, "--max-steps", 4, program="reference.single")
     assert (tmp_path / WEIGHTS).exists() and (tmp_path / "predictions.png").exists()
+    (tmp_path / "checkpoints" / ".step_00000009.part").mkdir()
+    (tmp_path / ".summary.json.part").touch()
     at_step(6, stop)
     run_train(tmp_path, *SAVING, "--resume", "must", program="reference.single")
 
+    assert list(tmp_path.rglob("*.part")) == []
     assert not (tmp_path / WEIGHTS).exists() and not (tmp_path / "predictions.png").exists()
     assert "test_loss" not in read_summary(tmp_path)
 
@@ -450,6 +501,28 @@ def test_a_process_that_reads_data_does_not_end_on_a_signal() -> None:
 
     assert reader.is_alive()
     assert len(list(batches)) == len(validation_set) // config.micro_batch_size
+
+
+def test_a_checkpoint_is_taken_by_its_name(single_run: Path, tmp_path: Path) -> None:
+    before, newest = sorted(saved_steps(single_run))
+    for name, step in ((f"step_{before:08d}", before), ("newest", newest)):
+        assert weights_folder(single_run, name) == checkpoint_folder(single_run, step)
+    with pytest.raises(SettingError, match=r"no checkpoint .*step_00000003; try .*step_0"):
+        weights_folder(single_run, "step_00000003")
+    with pytest.raises(SettingError, match=r"holds no weights of a finished run$"):
+        weights_folder(tmp_path, None)
+
+
+def test_readers_are_kept_for_the_next_evaluation() -> None:
+    config = TrainConfig(num_workers=1)
+    loader = make_eval_loader(
+        load_split("validation", augmented=False), config, find_devices(config, "single")
+    )
+    readers = []
+    for _ in range(2):
+        list(loader)
+        readers.append([process.pid for process in multiprocessing.active_children()])
+    assert readers[0] == readers[1] != []
 
 
 def test_the_best_checkpoint_can_be_evaluated(single_run: Path) -> None:

@@ -56,5 +56,8 @@ def test_only_kernels_and_matrices_decay() -> None:
         "1.weight": 0.0,
         "1.bias": 0.0,
     }
+    assert {(group["momentum"], group["nesterov"]) for group in optimizer.param_groups} == {
+        (0.9, True)
+    }
     set_learning_rate(optimizer, 0.25)
     assert [group["lr"] for group in optimizer.param_groups] == [0.25, 0.25]

@@ -1,22 +1,27 @@
 """Whole runs, as a person starts them."""
 
+import io
 import json
 import sys
+import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from my_run import predict, results
+from my_run import evaluate, metrics, predict, results
 from my_run.config import (
     SettingError,
     TrainConfig,
 )
-from my_run.data import load_split
-from my_run.devices import find_devices
+from my_run.data import load_split, read_inputs
+from my_run.devices import Devices, find_devices
+from my_run.metrics import Evaluation
 from my_run.model import Classifier
+from my_run.reference import single
 from my_run.run_folder import RunFolder
 from my_run.trackers import check_tracker
 
@@ -55,6 +60,58 @@ def test_the_log_has_each_due_step_once(single_run: Path) -> None:
         "test": [24],
     }
     assert [line["epoch"] for line in lines if line["split"] == "validation"] == [0, 1, 1]
+    train = [line for line in lines if line["split"] == "train"]
+    assert [line["epoch"] for line in train] == [0, 0, 0, 0, 0, 0, 0, 1, 1]
+    # Up to 0.03 in 5 steps, then down to 0 at step 25: half of it at step 15.
+    rates = {line["step"]: line["learning_rate"] for line in train}
+    assert (rates[1], rates[3], rates[15]) == pytest.approx((0.006, 0.018, 0.015))
+
+
+def test_speeds_are_samples_by_seconds_of_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Evaluations, here of a second each, are no training."""
+
+    def slow(*arguments: Any) -> Evaluation:
+        time.sleep(1)
+        return metrics.evaluate(*arguments)
+
+    monkeypatch.setattr(single, "evaluate", slow)
+    flags = ["--max-steps", 4, "--log-every", 2, "--eval-every", 2, "--tracker", "none"]
+    run_train(tmp_path, *flags, program="reference.single")
+    summary = read_summary(tmp_path)
+    log = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    logged = [
+        samples / line["samples_per_second"]
+        for samples, line in zip((64, 64, 128), log[0:2] + log[3:4], strict=True)
+    ]
+
+    assert [line["split"] for line in log[:2] + log[3:4]] == ["train"] * 3
+    assert summary["train_seconds"] < 2
+    assert summary["train_samples_per_second"] * summary["train_seconds"] == pytest.approx(
+        4 * 64, rel=0.01
+    )
+    # What is left is the end of the last step, and copying of checkpoints is in neither.
+    assert 0.5 * summary["train_seconds"] < sum(logged) < 1.01 * summary["train_seconds"]
+
+
+def test_only_the_newest_checkpoints_and_the_best_are_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    losses = iter([2.0, 1.0, 4.0, 3.0, 5.0])  # After steps 2, 4, 6 and 8, and of the test.
+
+    def arranged(*arguments: Any) -> Evaluation:
+        result = metrics.evaluate(*arguments)
+        return result._replace(means={**result.means, "loss": next(losses)})
+
+    monkeypatch.setattr(single, "evaluate", arranged)
+    flags = ["--max-steps", 8, "--eval-every", 2, "--checkpoint-every", 1, "--tracker", "none"]
+    run_train(tmp_path, *flags, "--keep-checkpoints", 2, program="reference.single")
+
+    assert read_summary(tmp_path)["best_step"] == 4
+    assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == [
+        f"step_{step:08d}" for step in (4, 7, 8)
+    ]
 
 
 def test_the_summary_agrees_with_the_log_and_with_the_weights(single_run: Path) -> None:
@@ -93,12 +150,39 @@ def test_the_plan_is_printed_and_nothing_is_made(tmp_path: Path) -> None:
     assert not (tmp_path / "run").exists()
 
 
+def test_the_plan_of_a_run_that_is_there_says_where_it_goes_on(
+    single_run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    same = ["--config", str(single_run / "config.yaml"), "--plan"]
+    run_train(single_run, *same, "--resume", "must", program="reference.single")
+    assert "after step 24, reached by single on 1 process" in capsys.readouterr().out
+    with pytest.raises(SettingError, match="already holds a run"):
+        run_train(single_run, *same, program="reference.single")
+
+
+def test_the_evaluation_takes_the_precision_that_it_is_told(
+    single_run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+
+    def note(config: TrainConfig, devices: Devices) -> None:
+        asked.append(config.mixed_precision)
+        raise SettingError("seen")
+
+    monkeypatch.setattr(evaluate, "make_accelerator", note)
+    for precision in ("bf16", None):
+        settings = evaluate.EvaluateConfig(run_dir=single_run, mixed_precision=precision)
+        with pytest.raises(SettingError, match="seen"):
+            evaluate.evaluate_run(settings)
+    assert asked == ["bf16", "no"]
+
+
 def test_evaluation_on_three_processes_repeats_the_summary(single_run: Path) -> None:
     done = launch("evaluate", "--run-dir", single_run, num_processes=3)
 
     assert done.returncode == 0, done.stderr
     summary = read_summary(single_run)
-    assert "360 samples" in done.stdout
+    assert "360 samples" in done.stdout and "3 (ddp, cpu)" in done.stdout
     assert f"{summary['test_loss']:.4f}" in done.stdout
     assert f"{summary['test_accuracy']:.4f}" in done.stdout
 
@@ -114,11 +198,28 @@ def test_prediction_names_the_class_of_an_image_file(
     Image.fromarray((image[0] * 255).round().byte().numpy()).save(file)
     model = Classifier().eval()
     model.load_state_dict(load_file(single_run / "model.safetensors"))
-    expected = int(model(image.unsqueeze(0)).argmax())
+    probabilities = model(image.unsqueeze(0))[0].softmax(dim=0)
+    expected, probability = probabilities.argmax().item(), probabilities.max().item()
     monkeypatch.setattr(sys, "argv", ["predict", "--run-dir", str(single_run), str(file)])
     predict.main()
 
-    assert capsys.readouterr().out.startswith(f"{file}: {expected} (")
+    assert capsys.readouterr().out == f"{file}: {expected} ({probability:.1%})\n"
+
+
+def test_a_file_that_is_no_image_is_named(tmp_path: Path) -> None:
+    whole = io.BytesIO()
+    Image.new("L", (8, 8)).save(whole, "PNG")
+    files = {
+        "text.png": b"no image",
+        # Behind the header, which Pillow reads at once, and of which it raises SyntaxError.
+        "damaged.png": whole.getvalue()[:33] + b"\0\0\0\0\1\2\3\4" + whole.getvalue()[41:],
+        "missing.png": None,
+    }
+    for name, content in files.items():
+        if content is not None:
+            (tmp_path / name).write_bytes(content)
+        with pytest.raises(ValueError, match=f"{name} cannot be read as an image"):
+            read_inputs([tmp_path / name])
 
 
 def test_a_folder_that_will_not_do_is_refused_and_left_alone(
@@ -128,6 +229,8 @@ def test_a_folder_that_will_not_do_is_refused_and_left_alone(
     reasons = {
         single_run: "already holds a run; try --resume auto",
         tmp_path: "is not empty and holds no run; try --run-dir",
+        Path("/"): r"is not empty and holds no run; try --run-dir /run-\d+$",
+        tmp_path / "..": r"is not empty and holds no run; try --run-dir /.*[^.]-\d+$",
         tmp_path / "notes.txt" / "run": "notes.txt is a file",
     }
     for run_dir, reason in reasons.items():

@@ -113,7 +113,7 @@ def set_aside(folder: Path) -> None:
 
 
 def prune_checkpoints(run_dir: Path, *, keep: int, best_step: int | None) -> None:
-    """Remove all but the newest `keep` checkpoints (0: none) and that of the best validation."""
+    """Remove all but the newest `keep` checkpoints and the best one; 0 keeps all."""
     for step in saved_steps(run_dir)[keep:] if keep else []:
         if step != best_step:
             folder = checkpoint_folder(run_dir, step)

@@ -169,7 +169,13 @@ class TrainConfig:
             divisors = [size for size in range(1, share + 1) if share % size == 0]
             nearest = min(divisors, key=lambda size: abs(size - self.micro_batch_size))
             flags.insert(0, f"--micro-batch-size {nearest}")
-        return " or ".join(flags)
+        fewer = [
+            size
+            for size in range(1, data_parallel_size)
+            if self.global_batch_size % (self.micro_batch_size * size) == 0
+        ]
+        same = f"; as it is, it divides over {fewer[-1]} devices" if fewer else ""
+        return " or ".join(flags) + same
 
     def saved(self) -> dict[str, Any]:
         """Return what `config.yaml` holds: every setting but where the run lies."""
@@ -207,9 +213,10 @@ def load_config(file: Path) -> TrainConfig:
 
 def _as_flag(name: str, value: object) -> list[str]:
     flag = name.replace("_", "-")
-    if isinstance(value, bool):
+    if isinstance(getattr(TrainConfig, name), bool) and isinstance(value, bool):
         return [f"--{flag}" if value else f"--no-{flag}"]
-    return [f"--{flag}", str(value)]
+    # YAML reads no, which is a mixed_precision, as false.
+    return [f"--{flag}", "no" if value is False else str(value)]
 
 
 def parse_train_config(
@@ -224,8 +231,13 @@ def parse_train_config(
             if not has_value and position + 1 == len(arguments):
                 raise SettingError("--config needs a file; try --config runs/NAME/config.yaml")
             values = load_config(Path(file if has_value else arguments[position + 1])).saved()
-            default = settings(**values)
             del arguments[position : position + (1 if has_value else 2)]
+            flags = {text.partition("=")[0].replace("_", "-") for text in arguments}
+            if "--config" in flags:
+                raise SettingError("--config is there twice; give one file, and flags beside it")
+            if "--epochs" in flags:
+                values["max_steps"] = None  # Which would win over it.
+            default = settings(**values)
             break
     description = (
         "Also: --config FILE reads the settings of a run's config.yaml; flags win over it."
@@ -264,8 +276,10 @@ def parse_command_line(
 
 def _in_one_line(box: str) -> str:
     """Return tyro's boxed message as one line: ranks interleave boxes, and logs cut them."""
-    lines = [line.strip("│ ") for line in box.splitlines() if line.startswith("│")]
-    message, *advice = re.split(r"─{3,}", " ".join(lines))
+    lines = [line for line in box.splitlines() if line.startswith("│")]
+    # An ASCII terminal gets no box, but a title and a rule above the message.
+    lines = lines or box.strip().splitlines()[2:]
+    message, *advice = re.split("[─-]{3,}", " ".join(line.strip("│ ") for line in lines))
     # An advised flag stands before the name of its type, a flag that was mistyped does not.
     flags = re.findall(r"(--[a-z-]+)(?=[, ] *[A-Z{-])", " ".join(advice[:-1]))
     is_unknown = message.startswith("Unrecognized")

@@ -100,7 +100,8 @@ def read_inputs(paths: Sequence[Path]) -> Tensor:
         try:
             with Image.open(path) as image:
                 small = image.convert("L").resize((IMAGE_SIZE, IMAGE_SIZE), Image.Resampling.BOX)
-        except OSError as error:
+        # Pillow raises the last two for some damaged files.
+        except (OSError, SyntaxError, Image.DecompressionBombError) as error:
             raise ValueError(f"{path} cannot be read as an image: {error}") from error
         images.append(torch.tensor(np.asarray(small), dtype=torch.float32) / 255)
     return torch.stack(images).unsqueeze(1)

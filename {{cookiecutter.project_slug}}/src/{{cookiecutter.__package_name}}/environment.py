@@ -18,7 +18,7 @@ from .files import write_json
 
 ENVIRONMENT_FILE = "environment.json"
 PACKAGES = ("torch", "accelerate", "numpy", "scikit-learn", "safetensors")
-LAUNCHER_VARIABLES = ("RANK", "WORLD_SIZE", "OMP_NUM_THREADS", "CUDA_VISIBLE_DEVICES")
+LAUNCHER_VARIABLES = ("RANK", "WORLD_SIZE", "CUDA_VISIBLE_DEVICES")
 
 
 def write_environment(run_dir: Path) -> None:

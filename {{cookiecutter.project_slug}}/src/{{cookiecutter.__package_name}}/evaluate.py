@@ -77,7 +77,8 @@ def evaluate_run(settings: EvaluateConfig) -> Evaluation:
     if devices.rank == 0:
         rows = {name.capitalize(): f"{value:.4f}" for name, value in result.means.items()}
         title = f"{settings.split.capitalize()} split, {result.samples} samples"
-        print_table(title, {**rows, "Weights": f"{weights}/"})
+        processes = f"{devices.world_size} ({devices.strategy}, {devices.device.type})"
+        print_table(title, {**rows, "Processes": processes, "Weights": f"{weights}/"})
     accelerator.end_training()
     return result
 

@@ -63,6 +63,8 @@ def _make_loader(
         sampler=sampler,
         batch_size=None,
         num_workers=config.num_workers,
+        # A training loader is read once; starting readers for each evaluation takes half a second.
+        persistent_workers=config.num_workers > 0,
         pin_memory=devices.device.type == "cuda",
         # Without its own generator, each new iterator would take a number from the global one.
         generator=torch.Generator(),

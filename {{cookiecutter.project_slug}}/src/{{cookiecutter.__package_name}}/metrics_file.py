@@ -1,6 +1,7 @@
 """`metrics.jsonl`: one JSON object a line for each logged step and each evaluation."""
 
 import json
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -17,16 +18,20 @@ def append_metrics(run_dir: Path, line: Mapping[str, Any]) -> None:
 
 
 def read_metrics(run_dir: Path) -> list[dict[str, Any]]:
-    """Return the lines of a run's `metrics.jsonl`."""
-    text = (run_dir / METRICS_FILE).read_text(encoding="utf-8")
-    return [json.loads(line) for line in text.splitlines()]
+    """Return the lines of a run's `metrics.jsonl`; one that is spoiled is named on stderr."""
+    file, lines = run_dir / METRICS_FILE, []
+    for number, line in enumerate(file.read_bytes().splitlines(), start=1):
+        try:
+            lines.append(json.loads(line))
+        except ValueError:
+            print(f"{file}: line {number} is spoiled and left out", file=sys.stderr)
+    return lines
 
 
 def cut_metrics(run_dir: Path, step: int) -> None:
     """Cut off what was written after `step`, and the test results, which the end of a run makes.
 
-    Behind that step lines may be half or spoiled: a machine can stop in the middle of one. Only
-    they are looked at, so that a long log takes no longer.
+    Behind that step lines may be half or spoiled: a machine can stop in the middle of one.
     """
     with (run_dir / METRICS_FILE).open("a+b") as file:
         file.seek(0)
@@ -43,6 +48,7 @@ def cut_metrics(run_dir: Path, step: int) -> None:
 def _is_before(line: bytes, step: int) -> bool:
     try:
         values = json.loads(line)
-    except ValueError:
+        is_before = values["step"] <= step and values["split"] != "test"
+    except (ValueError, TypeError, LookupError):
         return False
-    return line.endswith(b"\n") and values["step"] <= step and values["split"] != "test"
+    return line.endswith(b"\n") and is_before

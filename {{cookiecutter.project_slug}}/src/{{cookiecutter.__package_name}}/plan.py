@@ -136,9 +136,9 @@ class Plan:
         processes = f"{devices.world_size} process{'es' * (devices.world_size > 1)}"
         if devices.strategy == "data_parallel":
             processes += f" driving {devices.devices_per_process} devices"
-        threads = (
-            f", {torch.get_num_threads()} threads each" if devices.device.type == "cpu" else ""
-        )
+        count = torch.get_num_threads()
+        is_cpu = devices.device.type == "cpu"
+        threads = f", {count} thread{'s' * (count > 1)} each" if is_cpu else ""
         backend = dist.get_default_backend_for_device(devices.device)
         link = f", {backend}" if devices.world_size > 1 else ""
         advice = ""
@@ -153,13 +153,14 @@ def odd_factor(number: int) -> int:
     return number // (number & -number)
 
 
-def show_plan(config: TrainConfig, devices: Devices) -> None:
-    """Print the plan on rank 0; no process group, no run folder, no training.
+def show_plan(config: TrainConfig, devices: Devices, start: Progress) -> None:
+    """Print the plan on rank 0 of a run that goes on from `start`; nothing is started or written.
 
     Raises:
         SettingError: as `make_plan`.
     """
-    plan = make_plan(config, devices, num_train_samples=len(load_split("train", augmented=False)))
+    num_train_samples = len(load_split("train", augmented=False))
+    plan = make_plan(config, devices, num_train_samples=num_train_samples, start=start)
     plan.show(Classifier())
 
 

@@ -90,6 +90,9 @@ def weights_folder(run_dir: Path, checkpoint: str | None) -> Path:
         SettingError: there is no such checkpoint, or it is damaged.
     """
     if checkpoint is None:
+        if not (run_dir / WEIGHTS_FILE).exists():
+            advice = "; try --checkpoint newest" if saved_steps(run_dir) else ""
+            raise SettingError(f"run_dir {run_dir} holds no weights of a finished run{advice}")
         return run_dir
     newest = newest_whole(run_dir)
     if newest is None:
@@ -101,14 +104,14 @@ def weights_folder(run_dir: Path, checkpoint: str | None) -> Path:
         folder = checkpoint_folder(run_dir, manifest["best_step"])
     elif checkpoint != "newest":
         folder = folder.parent / Path(checkpoint).name
+    names = [checkpoint_folder(run_dir, step).name for step in saved_steps(run_dir)]
+    advice = f"try --checkpoint newest or {', '.join(names)}"
+    if not folder.is_dir():
+        raise SettingError(f"there is no checkpoint {folder}; {advice}")
     try:
         read_manifest(folder)
     except DamagedCheckpoint as error:
-        names = [checkpoint_folder(run_dir, step).name for step in saved_steps(run_dir)]
-        raise SettingError(
-            f"checkpoint {folder} cannot be used: {error}; try --checkpoint newest or "
-            f"{', '.join(names)}"
-        ) from error
+        raise SettingError(f"checkpoint {folder} cannot be used: {error}; {advice}") from error
     return folder
 
 
@@ -132,11 +135,16 @@ def how_to_go_on(run_dir: Path, devices: Devices) -> str:
     """Return which checkpoint a stopped run has, and the command that resumes it, as one line."""
     steps = saved_steps(run_dir)
     newest = checkpoint_folder(run_dir, steps[0]) if steps else None
-    several = f"torchrun --nproc-per-node {os.environ.get('LOCAL_WORLD_SIZE', 'gpu')}"
+    launcher = "python"
+    if devices.world_size > 1:
+        launcher = f"torchrun --nproc-per-node {os.environ.get('LOCAL_WORLD_SIZE', 'gpu')}"
+    if os.environ.get("ACCELERATE_USE_FSDP", "").lower() == "true":
+        # Without what Accelerate was told there, placement auto would be DDP.
+        launcher = "accelerate launch --config_file launch/fsdp2.yaml"
     quoted = subprocess.list2cmdline if os.name == "nt" else shlex.join
     return (
         f"{f'The newest checkpoint is {newest}' if newest else 'There is no checkpoint yet'}; go "
-        f"on with: {several if devices.world_size > 1 else 'python'} -m {program_name()} --config "
+        f"on with: {launcher} -m {program_name()} --config "
         f"{quoted([str(run_dir / CONFIG_FILE), '--run-dir', str(run_dir)])} "
         f"--resume {'must' if newest else 'auto'}"
     )

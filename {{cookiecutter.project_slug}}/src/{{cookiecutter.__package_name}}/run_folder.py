@@ -11,6 +11,7 @@ from .checkpoint import checkpoint_folder, remove_unfinished, saved_steps, set_a
 from .config import CONFIG_FILE, SettingError, TrainConfig, save_config
 from .devices import Devices, from_rank_0
 from .environment import read_environment, write_environment
+from .files import PART
 from .metrics_file import cut_metrics
 from .resume import Progress, choose_checkpoint
 from .weights import WEIGHTS_FILE
@@ -73,6 +74,8 @@ class RunFolder:
         try:
             if self._lock is None:
                 self._lock = self._lock_new()
+            # First: what holds settings is a run, and can be started again wherever it ends.
+            save_config(self._config, self.path)
             remove_unfinished(self.path)
             for step in saved_steps(self.path):
                 if step > self.progress.step:  # Newer than the newest whole one: damaged.
@@ -80,7 +83,6 @@ class RunFolder:
             for name in RESULT_FILES:  # Those of an earlier end: this run makes its own.
                 (self.path / name).unlink(missing_ok=True)
             cut_metrics(self.path, self.progress.step)
-            save_config(self._config, self.path)
             write_environment(self.path)
         except OSError as error:
             raise SettingError(
@@ -123,7 +125,8 @@ def _check(run_dir: Path, config: TrainConfig) -> None:
         raise SettingError(
             f"run_dir {run_dir} holds no run to resume; try --resume auto, which starts one"
         )
-    if not is_run and run_dir.is_dir() and {path.name for path in run_dir.iterdir()} - {LOCK_FILE}:
+    beginnings = {LOCK_FILE, PART.format(CONFIG_FILE)}
+    if not is_run and run_dir.is_dir() and {path.name for path in run_dir.iterdir()} - beginnings:
         raise SettingError(
             f"run_dir {run_dir} is not empty and holds no run; try --run-dir {_next_free(run_dir)}"
         )
@@ -154,5 +157,7 @@ def _locked(run_dir: Path) -> FileLock:
 
 
 def _next_free(run_dir: Path) -> Path:
-    names = (run_dir.with_name(f"{run_dir.name}-{count}") for count in itertools.count(2))
+    if run_dir.name in ("", ".."):
+        run_dir = run_dir.resolve()
+    names = (run_dir.parent / f"{run_dir.name or 'run'}-{count}" for count in itertools.count(2))
     return next(path for path in names if not path.exists())

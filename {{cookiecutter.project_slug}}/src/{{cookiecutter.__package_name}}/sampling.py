@@ -107,7 +107,7 @@ class EvaluationSampler(Sampler[list[MicroBatch]]):
     """Deal whole batches, in the order of the samples, to the ranks in turn.
 
     Every rank gets the same number of batches, because a forward pass may hold a collective
-    (FSDP2): who has none left repeats the last one, which `owned` tells and nobody counts.
+    (FSDP2): a rank that has none left repeats the last one, which does not count (see `owned`).
     """
 
     def __init__(

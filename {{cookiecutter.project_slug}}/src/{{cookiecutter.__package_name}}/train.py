@@ -41,10 +41,10 @@ def train(config: TrainConfig) -> None:
     check_launcher(config, devices)
     accumulation_steps = config.gradient_accumulation_steps(devices.data_parallel_size)
     fix_kernels(devices)
-    if config.plan:
-        return show_plan(config, devices)
     check_tracker(config)
     run_folder = RunFolder(config, devices)
+    if config.plan:
+        return show_plan(config, devices, run_folder.progress)
     accelerator = make_accelerator(config, devices, accumulation_steps)
     device = accelerator.device
 

@@ -31,5 +31,4 @@ def load_weights(folder: Path, model: nn.Module) -> None:
         model.load_state_dict(load_file(file))
     except (OSError, SafetensorError, RuntimeError) as error:
         reason = " ".join(str(error).split())
-        advice = "; try --checkpoint newest" if not file.exists() else ""
-        raise SettingError(f"weights {file} cannot be loaded: {reason}{advice}") from error
+        raise SettingError(f"weights {file} cannot be loaded: {reason}") from error

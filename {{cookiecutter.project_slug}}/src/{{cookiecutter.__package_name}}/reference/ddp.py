@@ -43,10 +43,10 @@ def train(config: TrainConfig) -> None:
     device = devices.device
     accumulation_steps = config.gradient_accumulation_steps(devices.data_parallel_size)
     fix_kernels(devices)
-    if config.plan:
-        return show_plan(config, devices)
     check_tracker(config)
     run_folder = RunFolder(config, devices)
+    if config.plan:
+        return show_plan(config, devices, run_folder.progress)
     is_gpu = device.type != "cpu"
     if is_gpu:
         torch.accelerator.set_device_index(device)
