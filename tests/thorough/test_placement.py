@@ -85,6 +85,25 @@ def test_exact_runs_are_the_same_to_the_last_bit(
     assert_same_bits(run, exact_run)
 
 
+def test_compiled_runs_are_the_same_to_the_last_bit(default_project: Path, tmp_path: Path) -> None:
+    short = [*EXACT, "--max-steps", 20]
+    plain = train(default_project, tmp_path / "plain", "train", *short)
+    runs = [
+        train(
+            default_project,
+            tmp_path / f"{program}-{num_processes}",
+            program,
+            *short,
+            "--compile",
+            num_processes=num_processes,
+        )
+        for program, num_processes in (("train", 1), ("train", 2), ("reference.ddp", 2))
+    ]
+    for run in runs[1:]:
+        assert_same_bits(run, runs[0])
+    assert 0 < difference(runs[0], plain).weights <= 1e-5
+
+
 @pytest.mark.parametrize("num_processes", [1, 2, 3])
 def test_evaluation_counts_the_same_on_any_number_of_processes(
     num_processes: int, default_project: Path, exact_run: Run, tmp_path: Path

@@ -79,7 +79,7 @@ def test_a_config_file_that_will_not_do_is_refused(tmp_path: Path, text: str, re
         (["--placement", "tpu"], "invalid choice 'tpu'"),
         (["--max-steps"], "--max-steps"),
         (["--config"], "--config needs a file"),
-        (["--config", "README.md", "--config", "README.md"], "config"),
+        (["--config", "a.yaml", "--config", "b.yaml"], "--config is there twice"),
         (["--config", "missing.yaml"], "missing.yaml cannot be read"),
         (["step"], "step"),
     ],

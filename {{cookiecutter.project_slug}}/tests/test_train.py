@@ -78,7 +78,9 @@ def test_speeds_are_samples_by_seconds_of_training(
 
     monkeypatch.setattr(single, "evaluate", slow)
     flags = ["--max-steps", 4, "--log-every", 2, "--eval-every", 2, "--tracker", "none"]
+    start = time.monotonic()
     run_train(tmp_path, *flags, program="reference.single")
+    seconds = time.monotonic() - start
     summary = read_summary(tmp_path)
     log = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     logged = [
@@ -87,7 +89,7 @@ def test_speeds_are_samples_by_seconds_of_training(
     ]
 
     assert [line["split"] for line in log[:2] + log[3:4]] == ["train"] * 3
-    assert summary["train_seconds"] < 2
+    assert summary["train_seconds"] < seconds - 3
     assert summary["train_samples_per_second"] * summary["train_seconds"] == pytest.approx(
         4 * 64, rel=0.01
     )

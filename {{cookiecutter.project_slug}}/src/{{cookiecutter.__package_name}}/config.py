@@ -88,7 +88,7 @@ class TrainConfig:
     """Type of the forward pass: no is float32; bf16 and fp16 autocast (fp16 on GPUs only)."""
 
     compile: bool = False
-    """Compile the model with torch.compile: a slow first step, then faster ones on a GPU."""
+    """Compile the model: a slow first step, then faster ones on a GPU; agrees to rounding."""
 
     num_workers: int = 0
     """Processes that read data beside each training process; 0 reads in the process itself."""

@@ -25,7 +25,7 @@ from ..plan import make_plan, show_plan
 from ..report import Report
 from ..results import write_results
 from ..run_folder import RunFolder
-from ..sampling import seed_forward
+from ..sampling import COMPILE_OPTIONS, seed_forward
 from ..stopping import StopSignals
 from ..trackers import check_tracker
 from ..training_state import TrainingState
@@ -73,7 +73,7 @@ def train(config: TrainConfig) -> None:
 
     # Strategy
     if config.compile:
-        model.compile()
+        model.compile(options=COMPILE_OPTIONS)
     parallel_model = DistributedDataParallel(model, device_ids=[device] if is_gpu else None)
     optimizer = make_optimizer(model, config)
     gradient_sum = GradientSum(parallel_model, plan)

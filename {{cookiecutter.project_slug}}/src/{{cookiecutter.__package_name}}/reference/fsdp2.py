@@ -26,7 +26,7 @@ from ..plan import make_plan, show_plan
 from ..report import Report
 from ..results import write_results
 from ..run_folder import RunFolder
-from ..sampling import seed_forward
+from ..sampling import COMPILE_OPTIONS, seed_forward
 from ..stopping import StopSignals
 from ..trackers import check_tracker
 from ..training_state import TrainingState
@@ -74,7 +74,7 @@ def train(config: TrainConfig) -> None:
 
     # Strategy
     if config.compile:
-        model.compile()
+        model.compile(options=COMPILE_OPTIONS)
     mesh = init_device_mesh(device.type, (devices.world_size,), mesh_dim_names=("shard",))
     for block in model.blocks:
         fully_shard(block, mesh=mesh)
