@@ -38,10 +38,12 @@ FILES = """
     src/my_run/accelerated.py
     src/my_run/checkpoint.py
     src/my_run/checkpoint_writer.py
+    src/my_run/command_line.py
     src/my_run/config.py
     src/my_run/data.py
     src/my_run/devices.py
     src/my_run/environment.py
+    src/my_run/errors.py
     src/my_run/evaluate.py
     src/my_run/exact.py
     src/my_run/figures.py

@@ -4,12 +4,12 @@ from pathlib import Path
 import pytest
 
 from my_run.config import (
-    SettingError,
     TrainConfig,
     load_config,
     parse_train_config,
     save_config,
 )
+from my_run.errors import SettingError
 from my_run.reference.processes import ProcessesConfig
 
 from .launching import launch
@@ -135,7 +135,9 @@ def test_every_size_that_an_error_advises_works(data_parallel_size: int) -> None
             sizes_advised, _, devices = str(error).partition("; try ")[2].partition("; as it is,")
             advice = sizes_advised.split(" or ")
             if devices:
-                check_sizes(int(devices.split()[-2]), **sizes)
+                fewer = int(devices.split()[-2])
+                assert fewer < data_parallel_size
+                check_sizes(fewer, **sizes)
             # The config itself asks for one replica, before it knows how many there are.
             replicas = data_parallel_size if f"x {data_parallel_size} =" in str(error) else 1
             for flag, size in (text.split() for text in advice):

@@ -6,11 +6,11 @@ import torch
 from my_run.accelerated import check_launcher
 from my_run.config import (
     Placement,
-    SettingError,
     TrainConfig,
     parse_train_config,
 )
 from my_run.devices import find_devices
+from my_run.errors import SettingError
 from my_run.plan import make_plan
 
 

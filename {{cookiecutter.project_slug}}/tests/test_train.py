@@ -13,12 +13,10 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from my_run import evaluate, metrics, predict, results
-from my_run.config import (
-    SettingError,
-    TrainConfig,
-)
+from my_run.config import TrainConfig
 from my_run.data import load_split, read_inputs
 from my_run.devices import Devices, find_devices
+from my_run.errors import SettingError
 from my_run.metrics import Evaluation
 from my_run.model import Classifier
 from my_run.reference import single

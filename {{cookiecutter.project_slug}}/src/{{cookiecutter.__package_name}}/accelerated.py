@@ -12,8 +12,9 @@ from accelerate.utils import (
 )
 from torch import Tensor, nn
 
-from .config import PROCESS_GROUP_TIMEOUT_SECONDS, SettingError, TrainConfig
+from .config import PROCESS_GROUP_TIMEOUT_SECONDS, TrainConfig
 from .devices import Devices, program_name
+from .errors import SettingError
 
 DISTRIBUTED_TYPES = {
     "single": ("NO",),

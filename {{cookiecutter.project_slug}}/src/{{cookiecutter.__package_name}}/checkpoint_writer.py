@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from .checkpoint import StateTensors, prune_checkpoints, write_checkpoint
-from .config import RunError
+from .errors import RunError
 from .files import sync
 from .metrics_file import METRICS_FILE
 

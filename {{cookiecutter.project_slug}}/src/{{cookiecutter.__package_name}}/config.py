@@ -1,41 +1,28 @@
-"""Every setting of a run: one frozen dataclass, one command line, one line for each mistake."""
+"""Every setting of a run: one frozen dataclass, on the command line and in `config.yaml`."""
 
-import contextlib
-import io
 import math
-import os
-import re
-import socket
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
-import tyro
 import yaml
 
+from .command_line import parse_command_line
+from .errors import SettingError
 from .files import write_whole
 
 Placement = Literal["auto", "cpu", "single", "data_parallel", "ddp", "fsdp2"]
 Precision = Literal["no", "bf16", "fp16"]
 Resume = Literal["never", "auto", "must"]
 Tracker = Literal["none", "tensorboard", "wandb", "mlflow", "trackio"]
-Settings = TypeVar("Settings")
 
 # Where a run lies and how it starts: no part of what the run computes.
 NOT_SAVED = ("run_dir", "resume", "allow_changes", "plan", "num_processes")
 CONFIG_FILE = "config.yaml"
 # How long a collective waits for a rank that is gone, or still writing its report.
 PROCESS_GROUP_TIMEOUT_SECONDS = 600
-
-
-class SettingError(ValueError):
-    """Something that the user set, or typed to start the program, cannot work."""
-
-
-class RunError(RuntimeError):
-    """The run cannot go on, through no mistake in what was typed; all that is saved stays."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -243,72 +230,3 @@ def parse_train_config(
         "Also: --config FILE reads the settings of a run's config.yaml; flags win over it."
     )
     return parse_command_line(settings, arguments, default=default, description=description)
-
-
-def parse_command_line(
-    settings: type[Settings],
-    argv: Sequence[str] | None = None,
-    *,
-    default: Settings | Any = tyro.MISSING_NONPROP,
-    description: str = "",
-) -> Settings:
-    """Fill the dataclass `settings` from flags; tyro reads types, defaults and help from it.
-
-    Raises:
-        SettingError: a flag does not exist, or its value does not fit; one line.
-    """
-    main_spec = sys.modules["__main__"].__spec__
-    errors = io.StringIO()
-    try:
-        with contextlib.redirect_stderr(errors):
-            return tyro.cli(
-                settings,
-                args=argv,
-                prog=f"python -m {main_spec.name}" if main_spec else None,
-                description=f"{settings.__doc__}\n\n{description}".strip(),
-                default=default,
-            )
-    except SystemExit as stop:
-        if not stop.code:
-            raise
-        raise SettingError(_in_one_line(errors.getvalue())) from None
-
-
-def _in_one_line(box: str) -> str:
-    """Return tyro's boxed message as one line: ranks interleave boxes, and logs cut them."""
-    lines = [line for line in box.splitlines() if line.startswith("│")]
-    # An ASCII terminal gets no box, but a title and a rule above the message.
-    lines = lines or box.strip().splitlines()[2:]
-    message, *advice = re.split("[─-]{3,}", " ".join(line.strip("│ ") for line in lines))
-    # An advised flag stands before the name of its type, a flag that was mistyped does not.
-    flags = re.findall(r"(--[a-z-]+)(?=[, ] *[A-Z{-])", " ".join(advice[:-1]))
-    is_unknown = message.startswith("Unrecognized")
-    nearest = f"; did you mean {' or '.join(flags)}?" if flags and is_unknown else ""
-    message = re.sub(r"^Error parsing \w+: ", "", message.strip(" ."))
-    return message + (nearest or ("" if "; try " in message else "; see --help"))
-
-
-@contextlib.contextmanager
-def errors_in_one_line() -> Iterator[None]:
-    """Turn what a person can mend into one line for each machine.
-
-    Exit codes: 2 for a `SettingError`, 1 for a `RunError`, 130 for the second Ctrl-C.
-    """
-    try:
-        yield
-    except (SettingError, RunError) as error:
-        _say_once(f"error: {error}")
-        raise SystemExit(2 if isinstance(error, SettingError) else 1) from None
-    except KeyboardInterrupt:
-        _say_once("interrupted: left at once; the newest whole checkpoint stands")
-        # At once: without waiting for threads that write, or for ranks that are gone.
-        os._exit(130)
-
-
-def _say_once(line: str) -> None:
-    """Print a line on one rank of each machine: what is wrong may be wrong on one of them only."""
-    sys.stdout.flush()
-    if int(os.environ.get("LOCAL_RANK", 0)) == 0:
-        several = os.environ.get("GROUP_WORLD_SIZE", "1") != "1"
-        host = f"{socket.gethostname()}: " if several else ""
-        print(f"{host}{line}", file=sys.stderr, flush=True)

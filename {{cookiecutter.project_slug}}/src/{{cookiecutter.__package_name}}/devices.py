@@ -8,7 +8,8 @@ from typing import TypeVar
 import torch
 import torch.distributed as dist
 
-from .config import Placement, Precision, SettingError, TrainConfig
+from .config import Placement, Precision, TrainConfig
+from .errors import SettingError
 
 Shared = TypeVar("Shared")
 

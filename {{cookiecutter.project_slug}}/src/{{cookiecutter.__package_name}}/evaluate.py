@@ -10,9 +10,11 @@ from pathlib import Path
 from typing import Literal
 
 from .accelerated import make_accelerator
-from .config import CONFIG_FILE, Precision, errors_in_one_line, load_config, parse_command_line
+from .command_line import parse_command_line
+from .config import CONFIG_FILE, Precision, load_config
 from .data import Split, load_split
 from .devices import find_devices
+from .errors import errors_in_one_line
 from .exact import fix_kernels
 from .loaders import make_eval_loader
 from .metrics import Evaluation, evaluate

@@ -6,9 +6,10 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from .config import SettingError, TrainConfig
+from .config import TrainConfig
 from .data import load_split
 from .devices import Devices, program_name
+from .errors import SettingError
 from .model import Classifier
 from .resume import Progress
 from .sampling import own_passes, steps_per_epoch

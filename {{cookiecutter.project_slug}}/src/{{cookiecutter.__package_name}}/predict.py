@@ -6,8 +6,9 @@ from pathlib import Path
 import torch
 import tyro
 
-from .config import SettingError, errors_in_one_line, parse_command_line
+from .command_line import parse_command_line
 from .data import CLASS_NAMES, read_inputs
+from .errors import SettingError, errors_in_one_line
 from .model import Classifier
 from .resume import weights_folder
 from .weights import load_weights

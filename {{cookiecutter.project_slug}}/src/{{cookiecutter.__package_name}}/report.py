@@ -14,7 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemaini
 from rich.progress import Progress as Bar
 
 from .checkpoint_writer import CheckpointWriter
-from .config import RunError
+from .errors import RunError
 from .finite import FiniteCheck
 from .metrics import Evaluation
 from .metrics_file import append_metrics

@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from .checkpoint import DamagedCheckpoint, checkpoint_folder, read_manifest, saved_steps
-from .config import CONFIG_FILE, SettingError, TrainConfig
+from .config import CONFIG_FILE, TrainConfig
 from .devices import Devices, program_name
+from .errors import SettingError
 from .weights import WEIGHTS_FILE
 
 # Settings that leave the steps done as they are: how long, where and beside what a run goes on.

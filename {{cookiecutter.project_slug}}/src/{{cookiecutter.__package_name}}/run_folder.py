@@ -8,9 +8,10 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from .checkpoint import checkpoint_folder, remove_unfinished, saved_steps, set_aside
-from .config import CONFIG_FILE, SettingError, TrainConfig, save_config
+from .config import CONFIG_FILE, TrainConfig, save_config
 from .devices import Devices, from_rank_0
 from .environment import read_environment, write_environment
+from .errors import SettingError
 from .files import PART
 from .metrics_file import cut_metrics
 from .resume import Progress, choose_checkpoint

@@ -9,7 +9,8 @@ from typing import Any
 
 from accelerate.tracking import LOGGER_TYPE_TO_CLASS, GeneralTracker
 
-from .config import SettingError, TrainConfig
+from .config import TrainConfig
+from .errors import SettingError
 from .files import write_json
 
 TRACKER_FILE = "tracker.json"

@@ -12,9 +12,10 @@ import torch
 from torch.nn.parallel import DataParallel
 
 from .accelerated import AutocastForward, check_launcher, make_accelerator
-from .config import TrainConfig, errors_in_one_line, parse_train_config
+from .config import TrainConfig, parse_train_config
 from .data import load_split
 from .devices import find_devices
+from .errors import errors_in_one_line
 from .exact import GradientSum, fix_kernels
 from .loaders import make_eval_loader, make_train_loader
 from .metrics import evaluate, exact_mean, sum_over_ranks

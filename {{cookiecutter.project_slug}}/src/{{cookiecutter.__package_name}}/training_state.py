@@ -16,8 +16,8 @@ from torch.distributed.checkpoint.state_dict import (
 from torch.optim import Optimizer
 
 from .checkpoint import OPTIMIZER_FILE, StateTensors, read_tensors
-from .config import SettingError
 from .devices import Devices, from_rank_0
+from .errors import SettingError
 from .run_folder import RunFolder
 from .weights import WEIGHTS_FILE
 

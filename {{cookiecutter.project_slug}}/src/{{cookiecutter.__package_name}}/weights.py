@@ -7,7 +7,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from .config import SettingError
+from .errors import SettingError
 from .files import PART, move_into_place, write_tensors
 
 WEIGHTS_FILE = "model.safetensors"

@@ -10,7 +10,8 @@ from torch.distributed.elastic.multiprocessing.api import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.run import main as torchrun
 
-from ..config import SettingError, TrainConfig, errors_in_one_line, parse_train_config
+from ..config import TrainConfig, parse_train_config
+from ..errors import SettingError, errors_in_one_line
 
 
 @dataclass(frozen=True, kw_only=True)
