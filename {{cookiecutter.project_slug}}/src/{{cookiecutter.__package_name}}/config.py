@@ -217,11 +217,12 @@ def parse_train_config(
         if flag == "--config":
             if not has_value and position + 1 == len(arguments):
                 raise SettingError("--config needs a file; try --config runs/NAME/config.yaml")
-            values = load_config(Path(file if has_value else arguments[position + 1])).saved()
+            file = file if has_value else arguments[position + 1]
             del arguments[position : position + (1 if has_value else 2)]
             flags = {text.partition("=")[0].replace("_", "-") for text in arguments}
             if "--config" in flags:
                 raise SettingError("--config is there twice; give one file, and flags beside it")
+            values = load_config(Path(file)).saved()
             if "--epochs" in flags:
                 values["max_steps"] = None  # Which would win over it.
             default = settings(**values)
