@@ -41,11 +41,11 @@ def main() -> None:
         # and it writes its file after this hook.
         say("Commit the project with its .cruft.json: cruft updates what is committed.")
         return
-    is_committed = make_first_commit()
+    lines = ["The files are committed in a new git repository."] if make_first_commit() else []
     folder = os.getcwd()
     quoted = subprocess.list2cmdline([folder]) if os.name == "nt" else shlex.quote(folder)
     say(
-        *["The files are committed in a new git repository."] * is_committed,
+        *lines,
         "Next:",
         f"  cd {quoted}",
         "  python -m pip install -e .",
@@ -106,7 +106,11 @@ def name_package() -> None:
 
 
 def make_first_commit() -> bool:
-    """Commit everything in a new repository, where git is there and the folder is in none."""
+    """Commit everything in a new repository, where git is there and the folder is in none.
+
+    Returns:
+        Whether there is a commit.
+    """
     if in_repository(os.getcwd()):
         return False
     try:
