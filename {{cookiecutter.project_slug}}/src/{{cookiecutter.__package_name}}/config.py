@@ -161,7 +161,7 @@ class TrainConfig:
             for size in range(1, data_parallel_size)
             if self.global_batch_size % (self.micro_batch_size * size) == 0
         ]
-        same = f"; as it is, it divides over {fewer[-1]} devices" if fewer else ""
+        same = f"; as it is, it divides over {fewer[-1]} device(s)" if fewer else ""
         return " or ".join(flags) + same
 
     def saved(self) -> dict[str, Any]:
