@@ -33,7 +33,7 @@ def main() -> None:
     """Leave a project that is ready for work."""
     if FAULT:
         sys.exit(FAULT)
-    keep_one_service()
+    remove_other_services()
     if ANSWERS["__package_name"] != DEFAULT_PACKAGE:
         name_package()
     if "_commit" in ANSWERS:
@@ -68,7 +68,7 @@ def say(*lines: str) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-def keep_one_service() -> None:
+def remove_other_services() -> None:
     """Remove the files of the services that were not chosen.
 
     One that is not there means that the table is out of date.

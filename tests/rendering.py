@@ -102,10 +102,22 @@ def jinja_string(text: str) -> str:
 
 
 def run_cookiecutter(
-    output: Path, *arguments: str, typed: str = ""
+    output: Path,
+    *arguments: str,
+    typed: str = "",
+    defaults: Mapping[str, object] | None = None,
+    environment: Mapping[str, str] | None = None,
 ) -> subprocess.CompletedProcess[str]:
-    """Run cookiecutter so that it neither reads nor writes anything outside `output`."""
-    config = str(settings_for(output))
+    """Run cookiecutter so that it neither reads nor writes anything outside `output`.
+
+    Args:
+        output: The folder for the project.
+        arguments: Of cookiecutter's command line.
+        typed: What a person types.
+        defaults: Answers in the person's settings file.
+        environment: Variables beside those of a clean environment.
+    """
+    config = str(settings_for(output, defaults))
     return subprocess.run(
         [
             *(sys.executable, "-m", "cookiecutter", "--config-file", config),
@@ -114,7 +126,7 @@ def run_cookiecutter(
         input=typed,
         capture_output=True,
         encoding="utf-8",
-        env=clean_environment(),
+        env={**clean_environment(), **(environment or {})},
         timeout=120,
     )
 
@@ -142,14 +154,15 @@ def git(folder: Path, *arguments: str) -> str:
     return result.stdout.strip()
 
 
-def settings_for(output: Path) -> Path:
+def settings_for(output: Path, defaults: Mapping[str, object] | None = None) -> Path:
     """Make the folder `output`, and beside it one for what cookiecutter keeps; return its file."""
     output.mkdir(parents=True, exist_ok=True)
     settings = output.with_name(output.name + "-settings")
     settings.mkdir(exist_ok=True)
     config = settings / "config.yaml"
     folders = {"cookiecutters_dir": str(settings), "replay_dir": str(settings)}
-    config.write_text(json.dumps(folders), encoding="utf-8")
+    content = {**folders, "default_context": defaults or {}}
+    config.write_text(json.dumps(content), encoding="utf-8")
     return config
 
 

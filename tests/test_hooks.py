@@ -101,17 +101,8 @@ def test_an_answer_of_a_settings_file_that_is_no_text_is_refused(tmp_path: Path)
 
 @pytest.mark.parametrize("name", list(checked_answers.FAULTS))
 def test_an_answer_of_a_settings_file_that_is_a_table_is_refused(name: str, tmp_path: Path) -> None:
-    config = settings_for(tmp_path / "out")
-    settings = json.loads(config.read_text(encoding="utf-8"))
-    settings["default_context"] = {name: {"key": "value"}}
-    config.write_text(json.dumps(settings), encoding="utf-8")
-    command = ["--config-file", str(config), "--no-input", "--output-dir", str(tmp_path / "out")]
-    result = subprocess.run(
-        [sys.executable, "-m", "cookiecutter", *command, str(TEMPLATE)],
-        capture_output=True,
-        text=True,
-        env=clean_environment(),
-    )
+    table = {name: {"key": "value"}}
+    result = run_cookiecutter(tmp_path / "out", "--no-input", str(TEMPLATE), defaults=table)
     [line] = result.stderr.splitlines()
     assert result.returncode == 1
     assert line.startswith(name) and line.endswith(" is no text; put it in quotes")
@@ -389,7 +380,8 @@ def test_a_project_stands_although_nobody_reads_what_is_printed(end: str, tmp_pa
     )
     environment = clean_environment() | {"PYTHONUNBUFFERED": "1"}
     subprocess.run(f"{command} {end}", shell=True, env=environment, timeout=120)
-    assert "import aa" not in (tmp_path / "out" / "aa" / "noxfile.py").read_text(encoding="utf-8")
+    tests = tmp_path / "out" / "aa" / "tests"
+    assert "from aa.config import" in (tests / "test_config.py").read_text(encoding="utf-8")
     assert git(tmp_path / "out" / "aa", "status", "--porcelain") == ""
 
 
@@ -451,18 +443,12 @@ def test_a_commit_that_fails_is_said_and_fails_nothing(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(sys.platform == "win32", reason="programs are called in Unicode there")
 def test_a_name_that_the_system_cannot_pass_on_fails_nothing(tmp_path: Path) -> None:
-    environment = clean_environment() | {"LC_ALL": "C", "PYTHONUTF8": "0"}
-    environment |= {"PYTHONCOERCECLOCALE": "0"}
-    config = settings_for(tmp_path / "out")
-    settings = json.loads(config.read_text(encoding="utf-8"))
-    settings["default_context"] = {"author_name": "M\u00fcller"}
-    config.write_text(json.dumps(settings), encoding="utf-8")
-    command = ["--config-file", str(config), "--no-input", "--output-dir", str(tmp_path / "out")]
-    result = subprocess.run(
-        [sys.executable, "-m", "cookiecutter", *command, str(TEMPLATE)],
-        capture_output=True,
-        text=True,
-        env=environment,
+    result = run_cookiecutter(
+        tmp_path / "out",
+        "--no-input",
+        str(TEMPLATE),
+        defaults={"author_name": "M\u00fcller"},
+        environment={"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"},
     )
     assert result.returncode == 0, result.stderr
     assert result.stderr.startswith("The first commit failed ('ascii' codec can't encode")

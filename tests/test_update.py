@@ -100,9 +100,9 @@ def test_an_update_brings_the_templates_changes_and_keeps_the_users(
     change(project_template / "noxfile.py", "import nox\n\n", "import nox\n\n# Newer.\n")
     change(project_template / "pyproject.toml", "timeout = 300", "timeout = 600")
     (package_template / "newer.py").write_text('"""A new module."""\n', encoding="utf-8")
-    for path in ("tests/test_exact.py", "launch/one_gpu.yaml"):
-        text = (project_template / path).read_text(encoding="utf-8")
-        (project_template / path).write_text(f"# Newer, of my_run.\n{text}", encoding="utf-8")
+    for name in ("tests/test_exact.py", "launch/one_gpu.yaml"):
+        text = (project_template / name).read_text(encoding="utf-8")
+        (project_template / name).write_text(f"# Newer, of my_run.\n{text}", encoding="utf-8")
     (project_template / "tests" / "test_config.py").unlink()
     commit(template)
 
@@ -113,8 +113,8 @@ def test_an_update_brings_the_templates_changes_and_keeps_the_users(
         updated = (package / name).read_text(encoding="utf-8")
         assert updated.startswith("# Newer.\n")
         assert updated.endswith("MINE = 1\n")
-    for path in ("tests/test_exact.py", "launch/one_gpu.yaml"):
-        updated = (project / path).read_text(encoding="utf-8")
+    for name in ("tests/test_exact.py", "launch/one_gpu.yaml"):
+        updated = (project / name).read_text(encoding="utf-8")
         assert updated.startswith("# Newer, of big_digits.\n")
         assert updated.endswith("# My own line.\n")
     readme = (project / "README.md").read_text(encoding="utf-8")

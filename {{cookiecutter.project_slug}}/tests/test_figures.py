@@ -51,7 +51,7 @@ def test_a_run_draws_its_own_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 
 def test_mistakes_come_first_and_counts_stand_where_the_axes_say(
-    drawn: list[Figure], monkeypatch: pytest.MonkeyPatch
+    drawn: list[Figure],
 ) -> None:
     targets = [*range(10), 3, 3]
     predictions = [*range(10), 8, 8]

@@ -26,17 +26,11 @@ from my_run.checkpoint import (
     saved_steps,
     write_checkpoint,
 )
-from my_run.config import (
-    TrainConfig,
-    load_config,
-)
+from my_run.config import TrainConfig, load_config
 from my_run.data import load_split
 from my_run.devices import Devices, find_devices
 from my_run.environment import read_environment
-from my_run.errors import (
-    RunError,
-    SettingError,
-)
+from my_run.errors import RunError, SettingError
 from my_run.loaders import make_eval_loader
 from my_run.model import Classifier, loss_function
 from my_run.optimizer import make_optimizer

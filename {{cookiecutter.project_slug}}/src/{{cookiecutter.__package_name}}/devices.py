@@ -56,7 +56,7 @@ def find_devices(config: TrainConfig, strategy: str | None = None) -> Devices:
         SettingError: placement, launcher, precision and machine do not fit; with what to type.
     """
     world_size = int(os.environ.get("WORLD_SIZE", 1))
-    on_cpu = config.placement == "cpu" or os.environ.get("ACCELERATE_USE_CPU", "").lower() == "true"
+    on_cpu = config.placement == "cpu" or accelerate_says("USE_CPU")
     accelerator = None if on_cpu else torch.accelerator.current_accelerator(check_available=True)
     device_type = accelerator.type if accelerator else "cpu"
     num_devices = torch.accelerator.device_count() if accelerator else 1
@@ -116,6 +116,11 @@ def from_rank_0(value: Shared) -> Shared:
     return values[0]
 
 
+def accelerate_says(name: str) -> bool:
+    """Return whether `accelerate launch` has set one of its switches."""
+    return os.environ.get(f"ACCELERATE_{name}", "").lower() == "true"
+
+
 def program_name() -> str:
     """Return the module that `python -m` started."""
     spec = sys.modules["__main__"].__spec__
@@ -127,8 +132,7 @@ def _strategy(placement: Placement, world_size: int, num_devices: int) -> str:
     if placement not in ("auto", "cpu"):
         return placement
     if world_size > 1:
-        uses_fsdp = os.environ.get("ACCELERATE_USE_FSDP", "").lower() == "true"
-        return "fsdp2" if uses_fsdp else "ddp"
+        return "fsdp2" if accelerate_says("USE_FSDP") else "ddp"
     return "data_parallel" if num_devices > 1 else "single"
 
 

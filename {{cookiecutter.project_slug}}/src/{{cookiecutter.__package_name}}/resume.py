@@ -10,7 +10,7 @@ from typing import Any
 
 from .checkpoint import DamagedCheckpoint, checkpoint_folder, read_manifest, saved_steps
 from .config import CONFIG_FILE, TrainConfig
-from .devices import Devices, program_name
+from .devices import Devices, accelerate_says, program_name
 from .errors import SettingError
 from .weights import WEIGHTS_FILE
 
@@ -139,7 +139,7 @@ def how_to_go_on(run_dir: Path, devices: Devices) -> str:
     launcher = "python"
     if devices.world_size > 1:
         launcher = f"torchrun --nproc-per-node {os.environ.get('LOCAL_WORLD_SIZE', 'gpu')}"
-    if os.environ.get("ACCELERATE_USE_FSDP", "").lower() == "true":
+    if accelerate_says("USE_FSDP"):
         # Without what Accelerate was told there, placement auto would be DDP.
         launcher = "accelerate launch --config_file launch/fsdp2.yaml"
     quoted = subprocess.list2cmdline if os.name == "nt" else shlex.join

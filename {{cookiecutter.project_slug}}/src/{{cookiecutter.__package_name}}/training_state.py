@@ -97,7 +97,10 @@ class TrainingState:
             touched = {name: state for name, state in expected.items() if name in saved}
             _check_fit(run_folder.resumed / OPTIMIZER_FILE, moments, _flat(touched))
             # Rates, decays and such are the settings' to say: only tensors come from the file.
-            optimizer_state["state"] = {**_zeros_like(expected), **saved}
+            optimizer_state["state"] = {
+                name: saved[name] if name in saved else _zeros_like(state)
+                for name, state in expected.items()
+            }
         options = StateDictOptions(full_state_dict=True, broadcast_from_rank0=self.world_size > 1)
         set_model_state_dict(self.model, weights, options=options)
         if expected:
@@ -127,14 +130,9 @@ def _by_parameter(moments: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]
     return state
 
 
-def _zeros_like(state: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Tensor]]:
-    """Return whole tensors of zeros in the shapes of an optimizer's state, shards or not."""
-    return {
-        parameter: {
-            name: torch.zeros(torch.as_tensor(value).shape) for name, value in values.items()
-        }
-        for parameter, values in state.items()
-    }
+def _zeros_like(state: Mapping[str, Any]) -> dict[str, Tensor]:
+    """Return whole tensors of zeros in the shapes of one parameter's state, shards or not."""
+    return {name: torch.zeros(torch.as_tensor(value).shape) for name, value in state.items()}
 
 
 def _check_fit(file: Path, found: Mapping[str, Any], expected: Mapping[str, Any]) -> None:
