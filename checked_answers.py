@@ -13,6 +13,7 @@ import sys
 import unicodedata
 from collections.abc import Callable, Mapping
 from functools import partial
+from pathlib import Path
 
 from jinja2 import Environment
 from jinja2.ext import Extension
@@ -20,46 +21,11 @@ from jinja2.ext import Extension
 MAX_SLUG_LENGTH = 50
 MAX_EMAIL_LENGTH = 254
 
-# Packages that the project, its tools and its extras import or look for, and distributions that
-# they install: a package of the same name would hide the one, and pip would take it for the other.
+# Read at once, because cruft removes its clone of the template later.
 NEEDED = frozenset(
-    """
-    a2wsgi absl absl_py accelerate aim aiohappyeyeballs aiohttp aiosignal alembic annotated_doc
-    annotated_types anyio argcomplete arrow ast_serialize attr attrs autocommand backports
-    binaryornot blinker boto3 botocore brotli brotlicffi build cachetools certifi cffi
-    charset_normalizer ck4inductor clearml click cloudpickle colorama colorlog comet_ml
-    contourpy cookiecutter coreweave_evaluations coverage cruft cryptography cuda cuda_bindings
-    cuda_pathfinder cupy cwevals cycler cython databricks databricks_sdk dateutil deepspeed
-    dependency_groups dill distlib distro docker docstring_parser dotenv dvclive editables
-    email_validator envwrap execnet fastapi filelock flask flask_cors flint fonttools frozenlist
-    fsspec functorch fx2trt_oss git gitdb gitpython gmpy gmpy2 google google_auth
-    googleapis_common_protos gradio_client graphene graphql graphql_core graphql_relay grpc
-    grpcio gunicorn h11 h2 habana_frameworks hatchling hf_xet httpcore httpcore2 httptools httpx
-    httpx2 huey huggingface_hub humanize hyperscan hypothesis idna importlib_metadata inflect
-    iniconfig intel_extension_for_pytorch ipykernel ipython ipywidgets isal isympy itsdangerous
-    jaraco jinja2 joblib kiwisolver librt linkify_it linkify_it_py lomo_optim lz4 lzmaffi mako
-    markdown markdown_it markdown_it_py markupsafe matplotlib mdurl mlflow mlflow_skinny
-    mlflow_tracing monkeytype more_itertools mpl_toolkits mpmath multidict multipart mypy
-    mypy_extensions mypyc narwhals networkx nox numpy nvidia onnx onnx_tf onnxruntime
-    opentelemetry opentelemetry_api opentelemetry_exporter_http_transport
-    opentelemetry_exporter_otlp_common opentelemetry_exporter_otlp_proto_common
-    opentelemetry_exporter_otlp_proto_http opentelemetry_proto opentelemetry_sdk
-    opentelemetry_semantic_conventions opt_einsum org orjson packaging pandas pathspec pil
-    pillow pip pkg_resources platformdirs pluggy polars prettytable propcache protobuf psutil py
-    pyarrow pyasn1 pyasn1_modules pycparser pydantic pydantic_core pydot pygments pylab pynvml
-    pyparsing pyproject_hooks pytest pytest_timeout pytest_xdist python_dateutil
-    python_discovery python_dotenv python_multipart python_slugify pytz pywin32 pyyaml pyzstd
-    regex requests rich ruff safetensors scikit_learn scikits scipy sentry_sdk setuptools
-    shellingham simplejson six sklearn skops sksparse slugify smmap snappy sniffio socksio
-    sortedcontainers sqlalchemy sqlparse starlette swanlab sympy tabulate tensorboard
-    tensorboard_data_server tensorboardx tensorflow tensorrt text_unidecode threadpoolctl timm
-    tomli torch torch2trt torch_mlu torch_musa torch_neuronx torch_npu torch_sdaa
-    torch_tb_profiler torch_xla torchcomms torchdistx torchgen torchvision tqdm trackio
-    transformers tree trio triton trove_classifiers truststore tvm typeguard typer types_pyyaml
-    typing_extensions typing_inspection tyro tzdata uarray uc_micro uc_micro_py urllib3 uvicorn
-    uvloop virtualenv wandb watchfiles wcwidth websockets werkzeug wheel win32api xarray xdist
-    xxhash yaml yarl z3 zipp zstandard
-    """.split()
+    line
+    for line in Path(__file__).with_name("needed_names.txt").read_text("utf-8").splitlines()
+    if line and not line.startswith("#")
 )
 # Standard modules of Python 3.11 to 3.15 that the Python which runs cookiecutter may not know, or
 # not name, and modules that any Python imports at its start.

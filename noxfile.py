@@ -30,7 +30,8 @@ nox.options.sessions = ["lint", "tests"]
 TEST_GROUP = nox.project.dependency_groups(nox.project.load_toml("pyproject.toml"), "test")
 TYPES_GROUP = nox.project.dependency_groups(nox.project.load_toml("pyproject.toml"), "types")
 # The unrendered file is TOML too.
-PROJECT_REQUIREMENTS = nox.project.load_toml(PROJECT_TOML)["project"]["dependencies"]
+PROJECT = nox.project.load_toml(PROJECT_TOML)["project"]
+PROJECT_REQUIREMENTS = PROJECT["dependencies"]
 
 
 def oldest(requirements: list[str] | tuple[str, ...], name: str) -> str:
@@ -193,6 +194,16 @@ def resume_time(session: nox.Session) -> None:
     share_runtime(session)
     install(session, "cookiecutter")
     session.run("python", "benchmarks/resume.py", *session.posargs)
+
+
+# What an earlier installation left behind would be listed too.
+@nox.session(reuse_venv=False)
+def needed_names(session: nox.Session) -> None:
+    """Install all that projects and the template need; list which names it takes (minutes)."""
+    share_runtime(session)
+    extras = itertools.chain.from_iterable(PROJECT["optional-dependencies"].values())
+    install(session, *extras, *TEST_GROUP, *TYPES_GROUP)
+    session.run("python", "tools/needed_names.py")
 
 
 @nox.session

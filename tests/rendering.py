@@ -136,7 +136,7 @@ def copy_template(folder: Path) -> Path:
     ignored = shutil.ignore_patterns("__pycache__", ".*_cache")
     for name in ("hooks", "templates", PROJECT_TEMPLATE.name):
         shutil.copytree(TEMPLATE / name, folder / name, ignore=ignored)
-    for name in ("cookiecutter.json", "checked_answers.py"):
+    for name in ("cookiecutter.json", "checked_answers.py", "needed_names.txt"):
         shutil.copy(TEMPLATE / name, folder)
     return folder / PROJECT_TEMPLATE.name
 

@@ -324,7 +324,7 @@ def test_every_module_of_a_pinned_distribution_is_refused_as_a_name() -> None:
     assert {"markdown_it", "mypyc"} <= modules
     slugs = {module.replace("_", "-") for module in modules if module.isidentifier()}
     allowed = {slug for slug in slugs if checked_answers.slug_fault(slug) is None}
-    assert allowed == set(), "add these to NEEDED in checked_answers.py"
+    assert allowed == set(), "add these to needed_names.txt"
 
 
 def test_every_refused_package_name_has_a_suggestion_that_will_do() -> None:

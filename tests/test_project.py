@@ -79,7 +79,7 @@ def test_no_module_that_the_programs_ask_for_may_be_a_projects_name(
     names = set(recorded.read_text(encoding="utf-8").split()) - {"my_run", "sitecustomize"}
     assert {"torch", "google", "tensorflow"} <= names
     allowed = {name for name in names if slug_fault(name.replace("_", "-")) is None}
-    assert allowed == set(), "add these to NEEDED in checked_answers.py"
+    assert allowed == set(), "add these to needed_names.txt"
 
 
 def assert_types_are_sound(project: Path, *options: str) -> None:

@@ -4,11 +4,15 @@ import itertools
 import re
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
 import yaml
+from packaging.requirements import Requirement
+
+import checked_answers
 
 from .rendering import ANSWER_SETS, CHOICES, LONG, PROJECT_TEMPLATE, TEMPLATE
 
@@ -57,6 +61,35 @@ def test_every_requirement_has_a_pin() -> None:
         required = set(re.findall(r'"([\w.-]+)>=[\d.]+"', text))
         assert required
         assert {name.lower() for name in required} <= pinned
+
+
+def test_the_needed_names_are_in_order() -> None:
+    text = (TEMPLATE / "needed_names.txt").read_text(encoding="utf-8")
+    parts = [part.split("\n") for part in re.split(r"(?:^#.*\n)+", text, flags=re.MULTILINE)]
+    nothing, *parts = [[line for line in part if line] for part in parts]
+    assert nothing == []
+    for part in parts:
+        assert part == sorted(part)
+    names = list(itertools.chain(*parts))
+    by_hand, generated = parts
+    assert len(set(names)) == len(names)
+    assert [name for name in names if not re.fullmatch("[a-z][a-z0-9]*(_[a-z0-9]+)*", name)] == []
+    assert set(names) == checked_answers.NEEDED
+    assert {"habana_frameworks", "torch_npu"} <= set(by_hand)
+    assert {"pil", "rich", "sklearn", "torch", "tyro", "yaml"} <= set(generated)
+
+
+def test_every_requirement_is_refused_as_a_name() -> None:
+    project = tomllib.loads((PROJECT_TEMPLATE / "pyproject.toml").read_text(encoding="utf-8"))
+    template = tomllib.loads((TEMPLATE / "pyproject.toml").read_text(encoding="utf-8"))
+    lists = [
+        project["project"]["dependencies"],
+        *project["project"]["optional-dependencies"].values(),
+        *template["dependency-groups"].values(),
+    ]
+    names = {Requirement(text).name for text in itertools.chain(*lists)}
+    assert {"scikit-learn", "trackio", "hatchling", "types-PyYAML"} <= names
+    assert {re.sub("[-.]", "_", name).lower() for name in names} <= checked_answers.NEEDED
 
 
 def test_the_matrix_that_nox_lists_holds_each_two_choices_together() -> None:
