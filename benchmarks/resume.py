@@ -21,22 +21,19 @@ SETTINGS = ["--placement", "cpu", "--tracker", "none", "--eval-every", "0", "--l
 TRAIN = """
 import sys
 from my_run import model, train
-
-class Wide(model.Classifier):
-    def __init__(self):
-        super().__init__(width=320)
+from my_run.distributed.launch import run_once
 
 if sys.argv.pop(1) == "wide":
-    train.Classifier = Wide
-train.main()
+    train.make_model = lambda: model.Classifier(width=320)
+run_once(train.train, train.TrainConfig)
 """
 
 # A run that stopped after a few steps becomes one that stopped after `step`.
 MOVE = """
 import json, sys
 from pathlib import Path
-from my_run.checkpoint import checkpoint_folder, read_manifest, read_tensors, saved_steps
-from my_run.checkpoint import write_checkpoint
+from my_run.checkpoint.store import checkpoint_folder, read_manifest, read_tensors, saved_steps
+from my_run.checkpoint.store import write_checkpoint
 
 run_dir, step = Path(sys.argv[1]), int(sys.argv[2])
 folder = checkpoint_folder(run_dir, saved_steps(run_dir)[0])

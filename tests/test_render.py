@@ -35,45 +35,69 @@ FILES = """
     noxfile.py
     pyproject.toml
     src/my_run/__init__.py
-    src/my_run/accelerated.py
-    src/my_run/checkpoint.py
-    src/my_run/checkpoint_writer.py
-    src/my_run/command_line.py
+    src/my_run/batches/__init__.py
+    src/my_run/batches/evaluation.py
+    src/my_run/batches/loaders.py
+    src/my_run/batches/means.py
+    src/my_run/batches/plan.py
+    src/my_run/batches/sampling.py
+    src/my_run/batches/seeds.py
+    src/my_run/checkpoint/__init__.py
+    src/my_run/checkpoint/atomic.py
+    src/my_run/checkpoint/checkpoints.py
+    src/my_run/checkpoint/progress.py
+    src/my_run/checkpoint/resume.py
+    src/my_run/checkpoint/state.py
+    src/my_run/checkpoint/store.py
+    src/my_run/checkpoint/weights.py
     src/my_run/config.py
     src/my_run/data.py
-    src/my_run/devices.py
-    src/my_run/environment.py
-    src/my_run/errors.py
+    src/my_run/distributed/__init__.py
+    src/my_run/distributed/accelerator.py
+    src/my_run/distributed/collectives.py
+    src/my_run/distributed/devices.py
+    src/my_run/distributed/finite.py
+    src/my_run/distributed/launch.py
+    src/my_run/distributed/process_group.py
+    src/my_run/distributed/program.py
+    src/my_run/distributed/signals.py
     src/my_run/evaluate.py
-    src/my_run/exact.py
-    src/my_run/figures.py
-    src/my_run/files.py
-    src/my_run/finite.py
-    src/my_run/loaders.py
-    src/my_run/metrics.py
-    src/my_run/metrics_file.py
+    src/my_run/exact/__init__.py
+    src/my_run/exact/fsdp2.py
+    src/my_run/exact/gradients.py
+    src/my_run/exact/kernels.py
+    src/my_run/exact/tree.py
     src/my_run/model.py
     src/my_run/optimizer.py
-    src/my_run/plan.py
+    src/my_run/pictures.py
     src/my_run/predict.py
     src/my_run/reference/__init__.py
     src/my_run/reference/data_parallel.py
     src/my_run/reference/ddp.py
     src/my_run/reference/fsdp2.py
-    src/my_run/reference/processes.py
     src/my_run/reference/single.py
-    src/my_run/report.py
-    src/my_run/resume.py
-    src/my_run/results.py
-    src/my_run/run_folder.py
-    src/my_run/sampling.py
-    src/my_run/schedule.py
-    src/my_run/stopping.py
-    src/my_run/tables.py
-    src/my_run/trackers.py
+    src/my_run/run/__init__.py
+    src/my_run/run/curves.py
+    src/my_run/run/environment.py
+    src/my_run/run/folder.py
+    src/my_run/run/log.py
+    src/my_run/run/metrics_file.py
+    src/my_run/run/plan_table.py
+    src/my_run/run/run.py
+    src/my_run/run/run_dir.py
+    src/my_run/run/start.py
+    src/my_run/run/stopwatch.py
+    src/my_run/run/summary.py
+    src/my_run/run/tables.py
+    src/my_run/run/trackers.py
+    src/my_run/settings/__init__.py
+    src/my_run/settings/batch_sizes.py
+    src/my_run/settings/bounds.py
+    src/my_run/settings/command_line.py
+    src/my_run/settings/config_file.py
+    src/my_run/settings/errors.py
+    src/my_run/settings/run_config.py
     src/my_run/train.py
-    src/my_run/training_state.py
-    src/my_run/weights.py
     tests/__init__.py
     tests/conftest.py
     tests/launching.py

@@ -167,7 +167,7 @@ def test_a_run_killed_at_random_moments_ends_in_the_same_bits(
     found = [f"{count} {what}" for what, count in counts.items()]
     record_property(f"run {number}, seed {seed}", ", ".join(found))
 
-    assert "damaged" not in printed, printed
+    assert "corrupted" not in printed, printed
     assert Run(folder).summary["world_size"] == world_size
     assert_same_bits(Run(folder), undisturbed)
 
@@ -242,7 +242,7 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_used(
         file.write_bytes(content)
     printed = finish(resume(default_project, folder, "train", 1))
 
-    assert f"step_{newest:08d} is damaged and skipped" in printed
+    assert f"step_{newest:08d} is corrupted and skipped" in printed
     assert Run(folder).summary["resumed_from"] == before
     assert_same_bits(Run(folder), undisturbed)
 
@@ -265,7 +265,7 @@ def test_no_flipped_bit_is_overlooked(
 FLIP = """
 import random, sys
 from pathlib import Path
-from my_run.checkpoint import DamagedCheckpoint, read_manifest
+from my_run.checkpoint.store import DamagedCheckpoint, read_manifest
 
 folder, draw, flips, overlooked = Path(sys.argv[1]), random.Random(sys.argv[2]), 0, 0
 for file in sorted(folder.iterdir()):
@@ -337,7 +337,7 @@ def test_a_signal_stops_all_ranks_and_the_run_goes_on(
 
     assert run.summary["stopped_by"] == name, printed
     assert run.summary["optimizer_steps"] == saved_steps(run.folder)[0] < 90
-    assert f"Stopped by {name}" in printed and "go on with: " in printed
+    assert f"Stopped by {name}" in printed and "resume with: " in printed
     finish(resume(default_project, run.folder, "train", 1))
     assert_same_bits(run, undisturbed)
 
@@ -390,15 +390,17 @@ def test_the_error_of_the_first_rank_comes_first(default_project: Path, tmp_path
 RAISE = """
 import os
 from my_run import train
-from my_run.sampling import seed_forward
+from my_run.batches import plan
+from my_run.batches.seeds import seed_forward
+from my_run.distributed.launch import run_once
 
-def fail(seed, step, micro_batch, num_micro_batches=1):
+def fail(seed, step, micro_batches):
     if (os.environ["RANK"], step) == ("1", 5):
         raise ValueError("the data of rank 1 are broken")
-    seed_forward(seed, step, micro_batch, num_micro_batches)
+    seed_forward(seed, step, micro_batches)
 
-train.seed_forward = fail
-train.main()
+plan.seed_forward = fail
+run_once(train.train, train.TrainConfig)
 """
 
 
@@ -436,9 +438,9 @@ def test_a_full_disk_leaves_the_older_checkpoints_whole(
 
     assert job.returncode == 1, printed
     assert "No space left on device" in message
-    assert f"The newest checkpoint is {tmp_path}/disk/run/checkpoints/step_{newest:08d}" in message
+    assert f"The latest checkpoint is {tmp_path}/disk/run/checkpoints/step_{newest:08d}" in message
     assert not list(folder.rglob("*.part"))
-    assert "damaged" not in finish(resume(default_project, folder, "train", 1))
+    assert "corrupted" not in finish(resume(default_project, folder, "train", 1))
     assert Run(folder).summary["resumed_from"] == newest
     assert_same_bits(Run(folder), undisturbed)
 
@@ -471,5 +473,5 @@ def test_a_folder_that_cannot_be_written_ends_the_run_in_one_line(
 
     (folder / "checkpoints").unlink()
     (tmp_path / "kept").rename(folder / "checkpoints")
-    assert "damaged" not in finish(resume(default_project, folder, "train", 1))
+    assert "corrupted" not in finish(resume(default_project, folder, "train", 1))
     assert_same_bits(Run(folder), undisturbed)

@@ -125,12 +125,14 @@ def test_evaluation_counts_the_same_on_any_number_of_processes(
 MEASURE = """
 import json, os, sys
 from pathlib import Path
+from my_run.distributed.process_group import leave_process_group
 from my_run.evaluate import EvaluateConfig, evaluate_run
 
 result = evaluate_run(EvaluateConfig(run_dir=Path(sys.argv[1]), placement="cpu"))
 if int(os.environ.get("RANK", 0)) == 0:
     world_size = int(os.environ.get("WORLD_SIZE", 1))
-    print(json.dumps({"world_size": world_size, "samples": result.samples, **result.means}))
+    print(json.dumps({"world_size": world_size, "samples": result.samples, **result.results}))
+leave_process_group()
 """
 
 

@@ -14,7 +14,8 @@ from typing import Any
 from safetensors.torch import load_file
 from torch import Tensor
 
-from my_run.config import parse_train_config
+from my_run.config import TrainConfig
+from my_run.settings.config_file import parse_config
 
 PACKAGE = "my_run"
 SOURCES = Path(__file__).parents[1] / "src"
@@ -72,7 +73,8 @@ def run_train(
     if num_processes == 1 and program.startswith("reference."):
         # Without Accelerate's state, a run can share this process, and saves the imports.
         module = import_module(f"{PACKAGE}.{program}")
-        module.train(parse_train_config(["--run-dir", str(run_dir), *map(str, arguments)]))
+        flags = ["--run-dir", str(run_dir), *map(str, arguments)]
+        module.train(parse_config(TrainConfig, flags))
         return run_dir
     done = launch(program, "--run-dir", run_dir, *arguments, num_processes=num_processes)
     assert done.returncode == 0, done.stderr

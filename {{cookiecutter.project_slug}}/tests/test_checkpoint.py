@@ -10,8 +10,11 @@ import pytest
 import torch
 from safetensors import SafetensorError
 
-from my_run import checkpoint, files
-from my_run.checkpoint import (
+from my_run.checkpoint import atomic, store
+from my_run.checkpoint.resume import (
+    latest_valid_checkpoint,
+)
+from my_run.checkpoint.store import (
     OPTIMIZER_FILE,
     DamagedCheckpoint,
     checkpoint_folder,
@@ -22,9 +25,8 @@ from my_run.checkpoint import (
     saved_steps,
     write_checkpoint,
 )
-from my_run.metrics_file import cut_metrics
-from my_run.resume import newest_whole
-from my_run.weights import WEIGHTS_FILE
+from my_run.checkpoint.weights import WEIGHTS_FILE
+from my_run.run.metrics_file import truncate_metrics
 
 TENSORS = {
     WEIGHTS_FILE: {"head.weight": torch.randn(3, 4)},
@@ -94,11 +96,11 @@ def test_every_damage_to_a_file_is_noticed_and_the_one_before_is_used(
     with pytest.raises(DamagedCheckpoint, match=name):
         read_manifest(file.parent)
 
-    newest = newest_whole(run_dir)
+    newest = latest_valid_checkpoint(run_dir)
     assert newest and newest[0] == checkpoint_folder(run_dir, 20)
-    assert "step_00000030 is damaged" in capsys.readouterr().err
+    assert "step_00000030 is corrupted" in capsys.readouterr().err
     file.write_bytes(whole)
-    newest = newest_whole(run_dir)
+    newest = latest_valid_checkpoint(run_dir)
     assert newest and newest[0] == file.parent
 
 
@@ -116,7 +118,7 @@ def test_a_write_that_fails_leaves_the_older_ones_and_nothing_else(
         file.write_bytes(b"some of it")
         raise error
 
-    monkeypatch.setattr(files, "save_file", fail)
+    monkeypatch.setattr(atomic, "save_file", fail)
     with pytest.raises(OSError, match="No space left"):
         write_checkpoint(run_dir, 40, TENSORS, {})
 
@@ -137,7 +139,7 @@ def test_a_write_that_was_killed_is_no_checkpoint_and_is_cleared_away(
     def kill(part: Path, path: Path) -> None:
         raise KilledError
 
-    monkeypatch.setattr(checkpoint, "move_into_place", kill)
+    monkeypatch.setattr(store, "rename_synced", kill)
     with pytest.raises(KilledError):
         write_checkpoint(run_dir, 40, TENSORS, {})
     (run_dir / ".summary.json.part").touch()
@@ -167,7 +169,7 @@ def test_the_log_is_cut_after_a_step_and_may_end_in_half_a_line(tmp_path: Path) 
     text = "".join(json.dumps(line) + "\n" for line in lines)
     file = tmp_path / "metrics.jsonl"
     file.write_text(text + '{"split": "train", "st', encoding="utf-8")
-    cut_metrics(tmp_path, 6)
+    truncate_metrics(tmp_path, 6)
 
     kept = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
     assert kept == [{"split": "train", "step": step} for step in (1, 3, 6)]

@@ -3,44 +3,47 @@ from pathlib import Path
 
 import pytest
 
-from my_run.config import (
-    TrainConfig,
+from my_run.config import TrainConfig
+from my_run.distributed.launch import with_num_processes
+from my_run.settings.config_file import (
+    as_yaml,
     load_config,
-    parse_train_config,
-    save_config,
+    parse_config,
 )
-from my_run.errors import SettingError
-from my_run.reference.processes import ProcessesConfig
+from my_run.settings.errors import SettingError
 
 from .launching import launch
 
 
 def test_flags_set_their_fields() -> None:
-    config = parse_train_config(["--learning-rate", "0.5", "--max-steps", "7", "--compile"])
+    config = parse_config(TrainConfig, ["--learning-rate", "0.5", "--max-steps", "7", "--compile"])
 
     assert config == TrainConfig(learning_rate=0.5, max_steps=7, compile=True)
 
 
 def test_a_saved_config_reads_back_and_flags_win_over_it(tmp_path: Path) -> None:
     saved = TrainConfig(seed=3, max_steps=5, learning_rate=1e-7, run_dir=tmp_path / "elsewhere")
-    save_config(saved, tmp_path)
     file = str(tmp_path / "config.yaml")
+    Path(file).write_text(as_yaml(saved), encoding="utf-8")
 
-    assert load_config(tmp_path / "config.yaml") == TrainConfig(
+    assert load_config(TrainConfig, tmp_path / "config.yaml") == TrainConfig(
         seed=3, max_steps=5, learning_rate=1e-7
     )
-    config = parse_train_config(["--seed", "4", "--config", file])
+    config = parse_config(TrainConfig, ["--seed", "4", "--config", file])
     assert (config.seed, config.max_steps) == (4, 5)
-    assert parse_train_config([f"--config={file}"]).seed == 3
-    longer = parse_train_config(["--config", file, "--epochs=3"])
+    assert parse_config(TrainConfig, [f"--config={file}"]).seed == 3
+    longer = parse_config(TrainConfig, ["--config", file, "--epochs=3"])
     assert (longer.epochs, longer.max_steps) == (3, None)
-    assert parse_train_config(["--config", file, "--epochs=3", "--max-steps", "9"]).max_steps == 9
+    assert (
+        parse_config(TrainConfig, ["--config", file, "--epochs=3", "--max-steps", "9"]).max_steps
+        == 9
+    )
 
 
 def test_a_word_that_yaml_reads_as_false_is_the_precision_that_it_names(tmp_path: Path) -> None:
     file = tmp_path / "config.yaml"
     file.write_text("mixed_precision: no\nexact: off\n", encoding="utf-8")
-    config = load_config(file)
+    config = load_config(TrainConfig, file)
 
     assert (config.mixed_precision, config.exact) == ("no", False)
 
@@ -62,7 +65,7 @@ def test_a_config_file_that_will_not_do_is_refused(tmp_path: Path, text: str, re
     file.write_text(text, encoding="utf-8")
 
     with pytest.raises(SettingError, match=reason) as error:
-        parse_train_config(["--config", str(file)])
+        parse_config(TrainConfig, ["--config", str(file)])
     assert "\n" not in str(error.value)
 
 
@@ -79,14 +82,14 @@ def test_a_config_file_that_will_not_do_is_refused(tmp_path: Path, text: str, re
         (["--placement", "tpu"], "invalid choice 'tpu'"),
         (["--max-steps"], "--max-steps"),
         (["--config"], "--config needs a file"),
-        (["--config", "a.yaml", "--config", "b.yaml"], "--config is there twice"),
+        (["--config", "a.yaml", "--config", "b.yaml"], "--config was given twice"),
         (["--config", "missing.yaml"], "missing.yaml cannot be read"),
         (["step"], "step"),
     ],
 )
 def test_a_wrong_flag_is_one_line_that_names_it(arguments: list[str], reason: str) -> None:
     with pytest.raises(SettingError, match=reason) as error:
-        parse_train_config(arguments)
+        parse_config(TrainConfig, arguments)
     assert "\n" not in str(error.value)
 
 
@@ -103,9 +106,10 @@ def test_a_wrong_flag_is_named_on_a_terminal_that_draws_no_boxes(
 
 
 def test_at_least_one_process_is_started() -> None:
+    settings = with_num_processes(TrainConfig)
     for number in (0, -1):
-        with pytest.raises(SettingError, match=r"must be at least 1; try --num-processes 2"):
-            parse_train_config(["--num-processes", str(number)], settings=ProcessesConfig)
+        with pytest.raises(SettingError, match=r"at least 1; try --num-processes 1"):
+            parse_config(settings, ["--num-processes", str(number)])
 
 
 def test_accumulation_follows_from_the_batch_sizes() -> None:
@@ -132,7 +136,7 @@ def test_every_size_that_an_error_advises_works(data_parallel_size: int) -> None
             check_sizes(data_parallel_size, **sizes)
         except SettingError as error:
             num_errors += 1
-            sizes_advised, _, devices = str(error).partition("; try ")[2].partition("; as it is,")
+            sizes_advised, _, devices = str(error).partition("; try ")[2].partition("; unchanged,")
             advice = sizes_advised.split(" or ")
             if devices:
                 fewer = int(devices.split()[-2])

@@ -5,20 +5,20 @@ import pytest
 import torch
 from PIL import Image
 
+from my_run.batches.loaders import MicroBatchReader
+from my_run.batches.sampling import MicroBatch
 from my_run.data import (
     CLASS_NAMES,
     Split,
     load_split,
     read_inputs,
 )
-from my_run.loaders import MicroBatchReader
 from my_run.model import (
-    METRICS,
     Classifier,
-    loss_function,
-    per_sample_results,
+    compute_loss,
+    score,
+    summarize,
 )
-from my_run.sampling import MicroBatch
 
 SIZES: dict[Split, int] = {"train": 1257, "validation": 180, "test": 360}
 
@@ -79,22 +79,24 @@ def test_the_model_turns_images_into_logits_whatever_the_batch() -> None:
 
 def test_every_parameter_gets_a_gradient() -> None:
     model = Classifier()
-    loss = loss_function(model(torch.rand(4, 1, 8, 8)), torch.arange(4))
+    loss = compute_loss(model, (torch.rand(4, 1, 8, 8), torch.arange(4)))
 
     assert all(gradient.any() for gradient in torch.autograd.grad(loss, list(model.parameters())))
 
 
-def test_per_sample_results_agree_with_hand_computed_ones() -> None:
+def test_scores_and_results_agree_with_hand_computed_ones() -> None:
     logits = torch.full((3, len(CLASS_NAMES)), -100.0)
     logits[[0, 1], [2, 5]] = 0.0
     logits[2] = 0.0
     targets = torch.tensor([2, 4, 0])
-    results = per_sample_results(logits, targets)
+    # The "images" are the logits.
+    scores = score(torch.nn.Identity(), (logits, targets))
 
-    assert set(METRICS) <= set(results)
-    torch.testing.assert_close(results["loss"], torch.tensor([0.0, 100.0, np.log(10)]).float())
-    assert results["accuracy"][:2].tolist() == [1, 0]
-    assert results["prediction"][:2].tolist() == [2, 5]
+    torch.testing.assert_close(scores["loss"], torch.tensor([0.0, 100.0, np.log(10)]).float())
+    assert scores["correct"][:2].tolist() == [1, 0]
+    assert scores["prediction"][:2].tolist() == [2, 5]
+    results = summarize({name: values[:2] for name, values in scores.items()})
+    assert results == {"loss": 50.0, "accuracy": 0.5}
 
 
 def test_image_files_become_inputs(tmp_path: Path) -> None:

@@ -12,15 +12,19 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from my_run.config import TrainConfig
-from my_run.devices import Devices, find_devices
-from my_run.model import Classifier
-from my_run.reference import data_parallel, single
-from my_run.sampling import (
+from my_run.batches import plan
+from my_run.batches.seeds import (
     FORWARD_STREAM,
     derive_seed,
     seed_forward,
 )
+from my_run.config import TrainConfig
+from my_run.distributed.devices import (
+    Devices,
+    find_devices,
+)
+from my_run.model import Classifier
+from my_run.reference import data_parallel, single
 
 from .launching import read_metrics, read_summary, weight_difference
 
@@ -60,8 +64,8 @@ def find_two_devices(config: TrainConfig, strategy: str) -> Devices:
     return replace(find_devices(config, strategy), devices_per_process=NUM_REPLICAS)
 
 
-def seed_one_device(seed: int, step: int, micro_batch: int, _: int = 1) -> None:
-    seed_forward(seed, step, micro_batch)
+def seed_one_device(seed: int, step: int, micro_batches: range) -> None:
+    seed_forward(seed, step, micro_batches[:1])
 
 
 def test_data_parallel_over_two_devices_repeats_the_single_device(
@@ -76,14 +80,14 @@ def test_data_parallel_over_two_devices_repeats_the_single_device(
 
     monkeypatch.setattr(data_parallel, "DataParallel", wrap)
     monkeypatch.setattr(data_parallel, "find_devices", find_two_devices)
-    monkeypatch.setattr(data_parallel, "seed_forward", seed_one_device)
+    monkeypatch.setattr(plan, "seed_forward", seed_one_device)
     without_dropout = partial(Classifier, dropout=0.0)
     programs: dict[str, Callable[[TrainConfig], None]] = {
         "single": single.train,
         "data_parallel": data_parallel.train,
     }
     for name, program in programs.items():
-        monkeypatch.setattr(globals()[name], "Classifier", without_dropout)
+        monkeypatch.setattr(globals()[name], "make_model", without_dropout)
         settings = TrainConfig(max_steps=12, log_every=4, tracker="none", exact=False)
         program(replace(settings, run_dir=tmp_path / name))
 
@@ -102,7 +106,7 @@ def test_data_parallel_over_two_devices_repeats_the_single_device(
 def test_each_device_draws_the_numbers_of_its_micro_batch(monkeypatch: pytest.MonkeyPatch) -> None:
     generators = [torch.Generator() for _ in range(3)]
     monkeypatch.setattr(torch.cuda, "default_generators", generators)
-    seed_forward(5, 7, 6, 3)
+    seed_forward(5, 7, range(6, 9))
 
     assert torch.initial_seed() == derive_seed(5, FORWARD_STREAM, 7, 6)
     assert [generator.initial_seed() for generator in generators[1:]] == [

@@ -3,15 +3,17 @@ import os
 import pytest
 import torch
 
-from my_run.accelerated import check_launcher
-from my_run.config import (
-    Placement,
-    TrainConfig,
-    parse_train_config,
+from my_run.batches.plan import Plan, make_plan
+from my_run.checkpoint.progress import Progress
+from my_run.config import TrainConfig
+from my_run.distributed.accelerator import (
+    check_launcher,
 )
-from my_run.devices import find_devices
-from my_run.errors import SettingError
-from my_run.plan import make_plan
+from my_run.distributed.devices import find_devices
+from my_run.run.plan_table import plan_rows
+from my_run.settings.config_file import parse_config
+from my_run.settings.errors import SettingError
+from my_run.settings.run_config import Placement
 
 
 @pytest.fixture(autouse=True)
@@ -65,7 +67,9 @@ def test_a_placement_that_the_launcher_does_not_give_is_refused(
 def test_data_parallel_in_fp16_is_refused(strategy: str | None) -> None:
     config = TrainConfig(mixed_precision="fp16", placement="data_parallel", exact=False)
 
-    with pytest.raises(SettingError, match="data_parallel has no fp16 here; try --mixed-precision"):
+    with pytest.raises(
+        SettingError, match="data_parallel does not support fp16; try --mixed-precision"
+    ):
         find_devices(config, strategy)
 
 
@@ -108,6 +112,10 @@ def test_a_reference_refuses_another_placement() -> None:
         find_devices(TrainConfig(placement="single"), "ddp")
 
 
+def rows_of(plan: Plan) -> dict[str, str]:
+    return plan_rows(plan, Progress(), torch.nn.Linear(2, 2))
+
+
 @pytest.fixture
 def four_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda **_: torch.device("cuda"))
@@ -118,7 +126,7 @@ def four_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_one_process_that_sees_four_gpus_takes_them_all_and_names_what_is_faster() -> None:
     config = TrainConfig()
     devices = find_devices(config)
-    rows = make_plan(config, devices, num_train_samples=100).rows(torch.nn.Linear(2, 2))
+    rows = rows_of(make_plan(config, devices, num_train_samples=100))
 
     assert (devices.strategy, devices.data_parallel_size) == ("data_parallel", 4)
     assert "faster: torchrun --nproc-per-node 4 -m" in rows["Placement"]
@@ -152,9 +160,7 @@ def test_the_plan_names_the_processes_that_keep_the_bits(
 ) -> None:
     monkeypatch.setenv("WORLD_SIZE", world_size)
     config = TrainConfig(global_batch_size=96 if world_size == "3" else 64)
-    rows = make_plan(config, find_devices(config), num_train_samples=100).rows(
-        torch.nn.Linear(2, 2)
-    )
+    rows = rows_of(make_plan(config, find_devices(config), num_train_samples=100))
 
     assert f"on {sizes} processes" in rows["Exact"]
 
@@ -165,8 +171,8 @@ def test_the_plan_counts_steps_and_what_an_epoch_leaves_out() -> None:
 
     assert (plan.steps_per_epoch, plan.total_steps) == (3, 9)
     assert plan.gradient_accumulation_steps == plan.passes_per_step == 4
-    rows = plan.rows(torch.nn.Linear(2, 2))
-    assert rows["Epoch"] == "3 steps, 96 of 100 samples; other 4 are left out each time"
+    rows = rows_of(plan)
+    assert rows["Epoch"] == "3 steps, 96 of 100 samples; another 4 are left out each time"
     assert "6 parameters" in rows["Model"]
 
 
@@ -192,5 +198,5 @@ def test_more_samples_a_step_than_there_are_is_refused(
 
     with pytest.raises(SettingError, match=f"100 training samples; try {advice}$"):
         make_plan(config, find_devices(config), num_train_samples=100)
-    advised = parse_train_config(advice.split())
+    advised = parse_config(TrainConfig, advice.split())
     assert make_plan(advised, find_devices(advised), num_train_samples=100).steps_per_epoch == 1

@@ -6,15 +6,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from my_run.batches.plan import make_plan
 from my_run.config import TrainConfig
-from my_run.devices import find_devices
-from my_run.exact import (
-    GradientSum,
-    TreeSum,
-    fix_kernels,
-    sum_rows,
+from my_run.distributed.devices import find_devices
+from my_run.exact.gradients import GradientSum
+from my_run.exact.kernels import (
+    use_deterministic_kernels,
 )
-from my_run.plan import make_plan
+from my_run.exact.tree import TreeSum, sum_rows
 
 
 def leaves(count: int) -> list[Tensor]:
@@ -87,10 +86,10 @@ def test_a_parameter_may_take_part_in_some_passes_or_none(is_used_in: set[int]) 
         devices = replace(plan.devices, exact=exact)
         gradient_sum = GradientSum(model, replace(plan, devices=devices))
         for used_in in (is_used_in, set()):
-            for micro_batch in plan.own_passes:
+            for k in plan.passes:
                 loss = always.sum() * 2
-                if micro_batch in used_in:
-                    loss = loss + sometimes.sum() * 2.0**micro_batch
+                if k in used_in:
+                    loss = loss + sometimes.sum() * 2.0**k
                 torch.autograd.backward(loss)
                 gradient_sum.collect()
             gradients.append([always.grad, sometimes.grad])
@@ -107,6 +106,6 @@ def test_a_parameter_may_take_part_in_some_passes_or_none(is_used_in: set[int]) 
 def test_accelerate_is_told_of_the_one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
     """With one process a machine no launcher sets the variable: it would take every core."""
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-    fix_kernels(find_devices(TrainConfig(placement="single"), "single"))
+    use_deterministic_kernels(find_devices(TrainConfig(placement="single"), "single"))
 
     assert (os.environ["OMP_NUM_THREADS"], torch.get_num_threads()) == ("1", 1)

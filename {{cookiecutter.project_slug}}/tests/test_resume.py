@@ -19,29 +19,41 @@ from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import Tensor
 
-from my_run import run_folder as folders
-from my_run.checkpoint import (
+from my_run.batches import plan as plans
+from my_run.batches.loaders import EvaluationLoader
+from my_run.batches.plan import make_plan
+from my_run.batches.seeds import seed_forward
+from my_run.checkpoint.progress import Progress
+from my_run.checkpoint.resume import (
+    resume_command,
+    weights_folder,
+)
+from my_run.checkpoint.state import TrainingState
+from my_run.checkpoint.store import (
     checkpoint_folder,
     read_manifest,
     saved_steps,
     write_checkpoint,
 )
-from my_run.config import TrainConfig, load_config
+from my_run.config import TrainConfig
 from my_run.data import load_split
-from my_run.devices import Devices, find_devices
-from my_run.environment import read_environment
-from my_run.errors import RunError, SettingError
-from my_run.loaders import make_eval_loader
-from my_run.model import Classifier, loss_function
+from my_run.distributed.devices import (
+    Devices,
+    find_devices,
+)
+from my_run.distributed.signals import SIGNALS
+from my_run.model import Classifier, compute_loss
 from my_run.optimizer import make_optimizer
-from my_run.plan import make_plan
 from my_run.reference import single
-from my_run.resume import how_to_go_on, weights_folder
-from my_run.run_folder import RunFolder
-from my_run.sampling import seed_forward
-from my_run.stopping import SIGNALS
-from my_run.trackers import Tracker
-from my_run.training_state import TrainingState
+from my_run.run import folder as folders
+from my_run.run.environment import read_environment
+from my_run.run.folder import RunFolder
+from my_run.run.trackers import Tracker
+from my_run.settings.config_file import load_config
+from my_run.settings.errors import (
+    RunError,
+    SettingError,
+)
 
 from .conftest import SHORT_RUN
 from .launching import (
@@ -66,16 +78,21 @@ def at_step(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., None]]:
     handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
 
     def arrange(step: int, action: Callable[[], object]) -> None:
-        def act_and_seed(seed: int, present: int, micro_batch: int) -> None:
-            if (present, micro_batch) == (step, 3):
+        def act_and_seed(seed: int, present: int, micro_batches: range) -> None:
+            if (present, micro_batches[0]) == (step, 3):
                 action()
-            seed_forward(seed, present, micro_batch)
+            seed_forward(seed, present, micro_batches)
 
-        monkeypatch.setattr(single, "seed_forward", act_and_seed)
+        monkeypatch.setattr(plans, "seed_forward", act_and_seed)
 
     yield arrange
     for number, handler in handlers.items():
         signal.signal(number, handler)
+
+
+def config_to_resume(run_dir: Path) -> TrainConfig:
+    config = load_config(TrainConfig, run_dir / "config.yaml")
+    return replace(config, run_dir=run_dir, resume="must")
 
 
 def stop() -> None:
@@ -122,7 +139,7 @@ def test_a_checkpoint_goes_from_strategy_to_strategy(
         summary = read_summary(tmp_path)
         assert summary["placement"] == program.removeprefix("reference."), stderr
         assert (summary["world_size"], summary["stopped_by"]) == (2, "SIGTERM")
-        assert "go on with: torchrun" in stdout
+        assert "resume with: torchrun" in stdout
         assert summary["optimizer_steps"] == saved_steps(tmp_path)[0] >= step
     run_train(tmp_path, *SAVING, "--resume", "must", program="reference.data_parallel")
 
@@ -131,7 +148,7 @@ def test_a_checkpoint_goes_from_strategy_to_strategy(
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_saves_after_the_step_and_says_how_to_go_on(
+def test_a_signal_saves_after_the_step_and_says_resume_command(
     number: signal.Signals,
     tmp_path: Path,
     at_step: Callable[..., None],
@@ -192,23 +209,24 @@ def test_a_start_that_was_cut_off_can_be_made_again(
     def fail(*arguments: object) -> None:
         raise error
 
-    for function in ("save_config", "remove_unfinished", "cut_metrics", "write_environment"):
+    for function in (
+        *("write_atomically", "remove_unfinished", "truncate_metrics", "write_environment"),
+    ):
         config = TrainConfig(run_dir=tmp_path / function, resume="auto")
         devices = find_devices(config, "single")
         run_folder = RunFolder(config, devices)
         with monkeypatch.context() as patch:
             patch.setattr(folders, function, fail)
             with pytest.raises((SettingError, KeyboardInterrupt)):
-                run_folder.start()
+                run_folder.__enter__()
         run_folder.release()
         (tmp_path / function / ".config.yaml.part").touch()
-        again = RunFolder(config, devices)
-        again.start()
-        again.release()
+        with RunFolder(config, devices):
+            pass
         assert not (tmp_path / function / ".config.yaml.part").exists()
 
 
-def test_a_spoiled_line_of_the_log_is_named_and_left_out(
+def test_an_invalid_line_of_the_log_is_named_and_skipped(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run_train(tmp_path, *SAVING, "--max-steps", 4, program="reference.single")
@@ -216,7 +234,7 @@ def test_a_spoiled_line_of_the_log_is_named_and_left_out(
     log.write_text("\n" + log.read_text(encoding="utf-8"), encoding="utf-8")
     run_train(tmp_path, *SAVING, "--resume", "must", program="reference.single")
 
-    assert "metrics.jsonl: line 1 is spoiled" in capsys.readouterr().err
+    assert "metrics.jsonl: line 1 is not valid JSON; skipped" in capsys.readouterr().err
     assert read_summary(tmp_path)["optimizer_steps"] == 24
 
 
@@ -224,13 +242,15 @@ def test_what_accelerate_was_told_of_fsdp_is_told_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     devices = Devices("fsdp2", torch.device("cpu"), rank=0, world_size=2)
-    assert "go on with: torchrun" in how_to_go_on(tmp_path, devices)
+    assert "resume with: torchrun" in resume_command(tmp_path, devices)
     monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
-    assert "accelerate launch --config_file launch/fsdp2.yaml -m" in how_to_go_on(tmp_path, devices)
+    assert "accelerate launch --config_file launch/fsdp2.yaml -m" in resume_command(
+        tmp_path, devices
+    )
 
 
 def test_other_settings_are_refused_by_name_unless_insisted_on(single_run: Path) -> None:
-    same = replace(load_config(single_run / "config.yaml"), run_dir=single_run, resume="must")
+    same = config_to_resume(single_run)
     devices = find_devices(same, "single")
     RunFolder(replace(same, max_steps=50, log_every=1, keep_checkpoints=9), devices).release()
     changed = replace(same, learning_rate=0.5, seed=4)
@@ -241,26 +261,26 @@ def test_other_settings_are_refused_by_name_unless_insisted_on(single_run: Path)
     assert "--allow-changes" in str(error.value) and "max_steps" not in str(error.value)
     insisted = RunFolder(replace(changed, allow_changes=True), devices)
     insisted.release()
-    assert insisted.progress.step == 24
+    assert insisted.start.step == 24
 
 
 def test_other_data_and_an_earlier_end_are_refused(single_run: Path) -> None:
-    config = replace(load_config(single_run / "config.yaml"), run_dir=single_run, resume="must")
+    config = config_to_resume(single_run)
     devices = find_devices(config, "single")
     run_folder = RunFolder(config, devices)
     run_folder.release()
-    progress = run_folder.share_progress()
     with pytest.raises(SettingError, match="has 1256 samples and had 1257"):
-        make_plan(config, devices, num_train_samples=1256, start=progress)
-    with pytest.raises(SettingError, match="of step 24 and the run ends at step 10"):
-        make_plan(replace(config, max_steps=10), devices, num_train_samples=1257, start=progress)
+        run_folder.share_start(1256)
+    step = run_folder.share_start(1257).step
+    with pytest.raises(SettingError, match="at step 24 and the run ends at step 10"):
+        make_plan(replace(config, max_steps=10), devices, num_train_samples=1257, start_step=step)
 
 
 def test_there_must_be_something_to_resume(tmp_path: Path) -> None:
     devices = find_devices(TrainConfig(), "single")
     with pytest.raises(SettingError, match="holds no run to resume; try --resume auto"):
         RunFolder(TrainConfig(run_dir=tmp_path / "none", resume="must"), devices)
-    with pytest.raises(SettingError, match="needs the folder of the run; try --run-dir"):
+    with pytest.raises(SettingError, match="needs a run folder; try --run-dir"):
         TrainConfig(resume="auto")
     run_train(tmp_path / "new", "--resume", "auto", *SAVING, program="reference.single")
     assert read_summary(tmp_path / "new")["resumed_from"] is None
@@ -270,7 +290,7 @@ def test_a_finished_run_without_checkpoints_is_not_started_over(tmp_path: Path) 
     flags = ["--max-steps", 2, "--tracker", "none", "--checkpoint-every", 0]
     run_train(tmp_path, *flags, program="reference.single")
     before = read_metrics(tmp_path)
-    with pytest.raises(SettingError, match="holds a finished run and no whole checkpoint"):
+    with pytest.raises(SettingError, match="holds a finished run and no valid checkpoint"):
         run_train(tmp_path, *flags, "--resume", "auto", "--seed", 5, program="reference.single")
 
     assert read_metrics(tmp_path) == before
@@ -306,14 +326,14 @@ def test_a_damaged_checkpoint_is_set_aside_and_the_one_before_used(
     at_step(NEVER, stop)
     run_train(tmp_path, *SAVING, "--resume", "must", program="reference.single")
 
-    assert f"step_{newest:08d} is damaged and skipped: {WEIGHTS} has" in capsys.readouterr().err
+    assert f"step_{newest:08d} is corrupted and skipped: {WEIGHTS} has" in capsys.readouterr().err
     assert read_summary(tmp_path)["resumed_from"] == before == 10
     assert (tmp_path / "checkpoints" / f"step_{newest:08d}.damaged").is_dir()
     assert_same_run(tmp_path, single_run)
 
 
 def test_a_folder_in_use_is_refused(single_run: Path) -> None:
-    config = replace(load_config(single_run / "config.yaml"), run_dir=single_run, resume="must")
+    config = config_to_resume(single_run)
     with FileLock(single_run / ".lock"), pytest.raises(SettingError, match="is in use by process"):
         RunFolder(config, find_devices(config, "single"))
 
@@ -323,7 +343,7 @@ def test_a_folder_that_another_run_took_in_between_is_refused(tmp_path: Path) ->
     run_folder = RunFolder(config, find_devices(config, "single"))
     run_train(tmp_path / "run", "--max-steps", 1, program="reference.single")
     with pytest.raises(SettingError, match="was taken by another run just now"):
-        run_folder.start()
+        run_folder.__enter__()
     run_folder.release()
 
     assert read_summary(tmp_path / "run")["optimizer_steps"] == 1
@@ -371,7 +391,7 @@ def test_a_tracker_goes_on_with_the_run_that_it_knows(
     monkeypatch.setitem(LOGGER_TYPE_TO_CLASS, "wandb", FakeWandb)
     for run_dir, first_step in ((tmp_path / "a", 1), (tmp_path / "a", 5), (tmp_path / "b", 1)):
         run_dir.mkdir(exist_ok=True)
-        Tracker(TrainConfig(tracker="wandb"), run_dir, first_step=first_step)
+        Tracker(TrainConfig(tracker="wandb"), run_dir, is_main_process=True, first_step=first_step)
 
     assert [arguments["resume"] for arguments in started] == ["allow"] * 3
     assert started[0]["id"] == started[1]["id"] != started[2]["id"]
@@ -383,13 +403,13 @@ def bad_loss(monkeypatch: pytest.MonkeyPatch) -> None:
     """Make the loss of one micro-batch of step 8 infinite."""
     calls = 0
 
-    def spoiled(logits: Tensor, targets: Tensor) -> Tensor:
+    def infinite_once(model: torch.nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
         nonlocal calls
         calls += 1
-        loss = loss_function(logits, targets)
+        loss = compute_loss(model, batch)
         return loss * torch.inf if calls == 7 * 8 + 3 else loss
 
-    monkeypatch.setattr(single, "loss_function", spoiled)
+    monkeypatch.setattr(single, "compute_loss", infinite_once)
 
 
 @pytest.mark.usefixtures("bad_loss")
@@ -397,7 +417,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_at_its_step(tmp_path: Path) -> 
     with pytest.raises(RunError) as error:
         run_train(tmp_path, *SAVING, program="reference.single")
 
-    assert str(error.value).startswith("step 8: the loss or its gradient is not finite")
+    assert str(error.value).startswith("step 8: loss or gradient is NaN or inf")
     assert "--skip-nonfinite" in str(error.value) and "step_00000004" in str(error.value)
     assert saved_steps(tmp_path) == [4]
     assert [line["step"] for line in read_metrics(tmp_path)] == [1, 3, 6]
@@ -418,36 +438,39 @@ def test_a_step_that_is_not_finite_can_be_left_out_and_is_counted(
 
 
 def test_the_scaler_of_fp16_goes_on_where_it_was(single_run: Path) -> None:
-    config = replace(load_config(single_run / "config.yaml"), run_dir=single_run, resume="must")
+    config = config_to_resume(single_run)
     devices = find_devices(config, "single")
     run_folder = RunFolder(config, devices)
     run_folder.release()
     before, after = (torch.amp.GradScaler("cpu", init_scale=scale) for scale in (1024.0, 2.0))
     model = Classifier()
     state = TrainingState(devices, model, make_optimizer(model, config), before)
-    run_folder.progress = replace(run_folder.progress, scaler=state.scaler_state())
-    TrainingState(devices, model, make_optimizer(model, config), after).restore(run_folder)
+    start = replace(run_folder.start, scaler=state.scaler_state())
+    restored = TrainingState(devices, model, make_optimizer(model, config), after)
+    restored.restore(start, run_folder.checkpoint)
 
     assert after.get_scale() == 1024
 
 
 def test_a_checkpoint_of_another_model_is_refused(single_run: Path) -> None:
-    config = replace(load_config(single_run / "config.yaml"), run_dir=single_run, resume="must")
+    config = config_to_resume(single_run)
     devices = find_devices(config, "single")
     run_folder = RunFolder(config, devices)
     run_folder.release()
     model = Classifier()
     model.head = torch.nn.Linear(3, 10)
     state = TrainingState(devices, model, make_optimizer(model, config), None)
-    with pytest.raises(SettingError, match=r"model.safetensors is of another model.*head.weight"):
-        state.restore(run_folder)
+    with pytest.raises(
+        SettingError, match=r"model.safetensors does not fit the model.*head.weight"
+    ):
+        state.restore(run_folder.start, run_folder.checkpoint)
 
 
 def test_parameters_that_no_step_has_touched_have_no_state_before_or_after(
     single_run: Path, tmp_path: Path
 ) -> None:
     """A part of the model that is not in use yet: it goes on as in a run that never stopped."""
-    config = replace(load_config(single_run / "config.yaml"), run_dir=tmp_path, resume="must")
+    config = replace(config_to_resume(single_run), run_dir=tmp_path)
     devices = find_devices(config, "single")
 
     def make_state() -> TrainingState:
@@ -466,12 +489,9 @@ def test_parameters_that_no_step_has_touched_have_no_state_before_or_after(
         if first:
             step(uninterrupted, *first)
         write_checkpoint(tmp_path, 1, uninterrupted.tensors(), {})
-        run_folder = RunFolder(TrainConfig(), devices)
-        run_folder.progress = replace(run_folder.progress, step=1)
-        run_folder.resumed = checkpoint_folder(tmp_path, 1)
         resumed = make_state()
-        resumed.restore(run_folder)
-        shutil.rmtree(run_folder.resumed)
+        resumed.restore(Progress(step=1), checkpoint_folder(tmp_path, 1))
+        shutil.rmtree(checkpoint_folder(tmp_path, 1))
 
     idle = [parameter for name, parameter in resumed.model.named_parameters() if "idle" in name]
     assert not any(parameter in resumed.optimizer.state for parameter in idle)
@@ -488,7 +508,7 @@ def test_a_process_that_reads_data_does_not_end_on_a_signal() -> None:
     config = TrainConfig(num_workers=1)
     devices = find_devices(config, "single")
     validation_set = load_split("validation", augmented=False)
-    batches = iter(make_eval_loader(validation_set, config, devices))
+    batches = iter(EvaluationLoader(validation_set, config, devices))
     next(batches)
     [reader] = multiprocessing.active_children()
     for number in SIGNALS:
@@ -505,13 +525,13 @@ def test_a_checkpoint_is_taken_by_its_name(single_run: Path, tmp_path: Path) -> 
         assert weights_folder(single_run, name) == checkpoint_folder(single_run, step)
     with pytest.raises(SettingError, match=r"no checkpoint .*step_00000003; try .*step_0"):
         weights_folder(single_run, "step_00000003")
-    with pytest.raises(SettingError, match=r"holds no weights of a finished run$"):
+    with pytest.raises(SettingError, match=r"has no final weights$"):
         weights_folder(tmp_path, None)
 
 
 def test_readers_are_kept_for_the_next_evaluation() -> None:
     config = TrainConfig(num_workers=1)
-    loader = make_eval_loader(
+    loader = EvaluationLoader(
         load_split("validation", augmented=False), config, find_devices(config, "single")
     )
     readers = []

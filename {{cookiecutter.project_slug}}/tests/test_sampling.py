@@ -4,14 +4,18 @@ from collections import Counter
 import pytest
 import torch
 
-from my_run.sampling import (
+from my_run.batches.plan import make_plan
+from my_run.batches.sampling import (
     EvaluationSampler,
     MicroBatch,
     TrainSampler,
+)
+from my_run.batches.seeds import (
     derive_seed,
-    own_passes,
     seed_forward,
 )
+from my_run.config import TrainConfig
+from my_run.distributed.devices import Devices
 
 NUM_SAMPLES, GLOBAL, MICRO = 103, 24, 3
 STEPS_PER_EPOCH = 4
@@ -20,16 +24,16 @@ STEPS_PER_EPOCH = 4
 def micro_batches(
     rank: int = 0, world_size: int = 1, steps: range = range(1, 11), devices: int = 1
 ) -> list[list[MicroBatch]]:
-    passes = own_passes(
-        GLOBAL // MICRO, rank=rank, world_size=world_size, devices_per_process=devices
-    )
+    config = TrainConfig(global_batch_size=GLOBAL, micro_batch_size=MICRO)
+    job = Devices("ddp", torch.device("cpu"), rank, world_size, devices)
     sampler = TrainSampler(
         NUM_SAMPLES,
         global_batch_size=GLOBAL,
         micro_batch_size=MICRO,
         seed=7,
         steps=steps,
-        passes=passes,
+        passes=make_plan(config, job, num_train_samples=NUM_SAMPLES).passes,
+        devices_per_process=devices,
     )
     assert len(sampler) == len(list(sampler))
     return list(sampler)
@@ -82,11 +86,11 @@ def test_seeds_differ_by_seed_stream_step_and_micro_batch() -> None:
 
 
 def test_a_forward_pass_draws_the_numbers_of_its_micro_batch() -> None:
-    seed_forward(0, 3, 5)
+    seed_forward(0, 3, range(5, 6))
     first = torch.rand(4)
-    seed_forward(0, 3, 6)
+    seed_forward(0, 3, range(6, 7))
     other = torch.rand(4)
-    seed_forward(0, 3, 5)
+    seed_forward(0, 3, range(5, 6))
 
     assert torch.equal(torch.rand(4), first)
     assert not torch.equal(first, other)
@@ -101,9 +105,9 @@ def test_evaluation_counts_each_sample_once_in_equal_turns(
         EvaluationSampler(num_samples, batch_size=8, rank=rank, world_size=world_size)
         for rank in range(world_size)
     ]
-    counted = Counter(
-        sample for sampler in samplers for owned in sampler.owned() for sample in owned or ()
+    times = Counter(
+        sample for sampler in samplers for counted in sampler.counted() for sample in counted or ()
     )
 
-    assert counted == Counter(range(num_samples))
+    assert times == Counter(range(num_samples))
     assert len({len(list(sampler)) for sampler in samplers}) == 1

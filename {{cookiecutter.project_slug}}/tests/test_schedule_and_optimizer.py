@@ -3,17 +3,15 @@ import torch
 
 from my_run.config import TrainConfig
 from my_run.optimizer import (
+    learning_rate_at,
     make_optimizer,
     set_learning_rate,
 )
-from my_run.schedule import learning_rate_at
 
 
 def rates(total_steps: int, warmup_steps: int) -> list[float]:
-    return [
-        learning_rate_at(step, peak=2.0, warmup_steps=warmup_steps, total_steps=total_steps)
-        for step in range(1, total_steps + 1)
-    ]
+    config = TrainConfig(learning_rate=2.0, warmup_steps=warmup_steps)
+    return [learning_rate_at(step, config, total_steps) for step in range(1, total_steps + 1)]
 
 
 def test_the_rate_rises_to_the_peak_and_falls_towards_zero() -> None:

@@ -12,16 +12,20 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from my_run import evaluate, metrics, predict, results
+from my_run import evaluate, predict
+from my_run.batches import evaluation
+from my_run.batches.evaluation import Evaluation
 from my_run.config import TrainConfig
 from my_run.data import load_split, read_inputs
-from my_run.devices import Devices, find_devices
-from my_run.errors import SettingError
-from my_run.metrics import Evaluation
+from my_run.distributed.devices import (
+    Devices,
+    find_devices,
+)
 from my_run.model import Classifier
 from my_run.reference import single
-from my_run.run_folder import RunFolder
-from my_run.trackers import check_tracker
+from my_run.run.folder import RunFolder
+from my_run.run.trackers import check_tracker
+from my_run.settings.errors import SettingError
 
 from .launching import launch, read_metrics, read_summary, run_train, weight_difference
 
@@ -72,7 +76,7 @@ def test_speeds_are_samples_by_seconds_of_training(
 
     def slow(*arguments: Any) -> Evaluation:
         time.sleep(1)
-        return metrics.evaluate(*arguments)
+        return evaluation.evaluate(*arguments)
 
     monkeypatch.setattr(single, "evaluate", slow)
     flags = ["--max-steps", 4, "--log-every", 2, "--eval-every", 2, "--tracker", "none"]
@@ -101,8 +105,8 @@ def test_only_the_newest_checkpoints_and_the_best_are_kept(
     losses = iter([2.0, 1.0, 4.0, 3.0, 5.0])  # After steps 2, 4, 6 and 8, and of the test.
 
     def arranged(*arguments: Any) -> Evaluation:
-        result = metrics.evaluate(*arguments)
-        return result._replace(means={**result.means, "loss": next(losses)})
+        result = evaluation.evaluate(*arguments)
+        return result._replace(results={**result.results, "loss": next(losses)})
 
     monkeypatch.setattr(single, "evaluate", arranged)
     flags = ["--max-steps", 8, "--eval-every", 2, "--checkpoint-every", 1, "--tracker", "none"]
@@ -155,7 +159,7 @@ def test_the_plan_of_a_run_that_is_there_says_where_it_goes_on(
 ) -> None:
     same = ["--config", str(single_run / "config.yaml"), "--plan"]
     run_train(single_run, *same, "--resume", "must", program="reference.single")
-    assert "after step 24, reached by single on 1 process" in capsys.readouterr().out
+    assert "after step 24, computed by single on 1 process" in capsys.readouterr().out
     with pytest.raises(SettingError, match="already holds a run"):
         run_train(single_run, *same, program="reference.single")
 
@@ -165,8 +169,8 @@ def test_the_evaluation_takes_the_precision_that_it_is_told(
 ) -> None:
     asked: list[str] = []
 
-    def note(config: TrainConfig, devices: Devices) -> None:
-        asked.append(config.mixed_precision)
+    def note(devices: Devices, mixed_precision: str) -> None:
+        asked.append(mixed_precision)
         raise SettingError("seen")
 
     monkeypatch.setattr(evaluate, "make_accelerator", note)
@@ -250,7 +254,7 @@ def test_two_runs_that_start_in_one_second_have_folders_of_their_own(
     both = [RunFolder(TrainConfig(), devices) for _ in range(2)]
     both[1].path = both[0].path
     for run_folder in both:
-        run_folder.start()
+        run_folder.__enter__()
     names = {path.name for path in (tmp_path / "runs").iterdir()}
 
     assert {run_folder.path and run_folder.path.name for run_folder in both} == names
@@ -263,7 +267,7 @@ def test_weights_and_summary_are_there_when_a_picture_fails(
     def fail(*arguments: object) -> None:
         raise ValueError("the user's own mistake")
 
-    monkeypatch.setattr(results, "draw_curves", fail)
+    monkeypatch.setattr(single, "draw_pictures", fail)
     with pytest.raises(ValueError, match="own mistake"):
         run_train(tmp_path, "--max-steps", 1, "--tracker", "none", program="reference.single")
 

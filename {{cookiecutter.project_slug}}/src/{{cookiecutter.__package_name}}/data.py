@@ -1,12 +1,8 @@
 """The data set: replace this file, together with `model.py`, by your own.
 
-Here: the 1,797 handwritten digits of scikit-learn (8 x 8 pixels, 10 classes), real data that
-needs no download. What the rest of the project asks of this file:
-
-- `load_split(split, augmented=...)` returns one of the three splits as a map-style data set;
-- `read_inputs(paths)` turns files into model inputs, for `predict`;
-- `draw_input(axes, inputs)` draws one sample, for the picture of test predictions;
-- `CLASS_NAMES` names the classes.
+Here: the 1,797 handwritten digits of scikit-learn (8 x 8 pixels, 10 classes), real data without a
+download. The programs call `load_split`, which must return a map-style data set: one with
+`__len__`, and `__getitem__` (a sample) or `__getitems__` (a batch).
 """
 
 from collections.abc import Sequence
@@ -15,7 +11,6 @@ from typing import Literal
 
 import numpy as np
 import torch
-from matplotlib.axes import Axes
 from PIL import Image
 from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
@@ -27,7 +22,7 @@ Split = Literal["train", "validation", "test"]
 CLASS_NAMES = [str(digit) for digit in range(10)]
 IMAGE_SIZE = 8
 NUM_TEST, NUM_VALIDATION = 360, 180
-# The split is part of the data set, not of the run: another --seed must not move the test samples.
+# Not --seed: the splits belong to the data set, not to the run.
 SPLIT_SEED = 0
 
 
@@ -49,15 +44,15 @@ class Digits(Dataset[tuple[Tensor, Tensor]]):
     def __getitems__(self, indices: Sequence[int]) -> tuple[Tensor, Tensor]:
         """Return a whole batch at once: (batch, 1, 8, 8) and (batch,).
 
-        A data set that reads sample by sample needs only `__getitem__`. Draw random numbers from
-        the global generators of torch, numpy or random: they are seeded for each micro-batch.
+        Optional: `__getitem__` is enough. Random numbers may come from the global generators of
+        torch, numpy or random, which are seeded for each micro-batch.
         """
         images, targets = self.images[indices], self.targets[indices]
         return (warp_randomly(images) if self.augmented else images), targets
 
 
 def load_split(split: Split, *, augmented: bool) -> Digits:
-    """Return the 1,257 train, 180 validation or 360 test samples, each with all classes."""
+    """Return the 1,257 train, 180 validation or 360 test samples, stratified by class."""
     pixels, classes = load_digits(return_X_y=True)
     rest, test = train_test_split(
         np.arange(len(pixels)), test_size=NUM_TEST, stratify=classes, random_state=SPLIT_SEED
@@ -75,9 +70,9 @@ def load_split(split: Split, *, augmented: bool) -> Digits:
 
 
 def warp_randomly(images: Tensor) -> Tensor:
-    """Return (batch, 1, 8, 8) images, each rotated, scaled, sheared and moved a little.
+    """Return (batch, 1, 8, 8) images, each rotated, scaled, sheared and shifted at random.
 
-    Up to 0.15 rad, 10 %, 0.2 and 0.7 pixels.
+    By up to 0.15 rad, 10 %, 0.2 and 0.7 pixels.
     """
     angle, width, height, shear, shift_x, shift_y = 2 * torch.rand(6, len(images)) - 1
     angle, shear, half = 0.15 * angle, 0.2 * shear, IMAGE_SIZE / 2
@@ -90,7 +85,7 @@ def warp_randomly(images: Tensor) -> Tensor:
 
 
 def read_inputs(paths: Sequence[Path]) -> Tensor:
-    """Return image files as (batch, 1, 8, 8) float32 in [0, 1]: a bright digit on dark ground.
+    """Return image files as (batch, 1, 8, 8) float32 in [0, 1], 1 being the digit.
 
     Raises:
         ValueError: a file is missing or is no image.
@@ -100,13 +95,8 @@ def read_inputs(paths: Sequence[Path]) -> Tensor:
         try:
             with Image.open(path) as image:
                 small = image.convert("L").resize((IMAGE_SIZE, IMAGE_SIZE), Image.Resampling.BOX)
-        # Pillow raises the last two for some damaged files.
+        # Pillow raises the last two for some corrupted files.
         except (OSError, SyntaxError, Image.DecompressionBombError) as error:
             raise ValueError(f"{path} cannot be read as an image: {error}") from error
         images.append(torch.tensor(np.asarray(small), dtype=torch.float32) / 255)
     return torch.stack(images).unsqueeze(1)
-
-
-def draw_input(axes: Axes, inputs: Tensor) -> None:
-    """Draw one sample, (1, 8, 8), on `axes`."""
-    axes.imshow(inputs[0].numpy(), cmap="gray_r", vmin=0, vmax=1)

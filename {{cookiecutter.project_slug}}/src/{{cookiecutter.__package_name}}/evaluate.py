@@ -1,7 +1,6 @@
-"""Test a trained model: loss and metrics on one split, each sample counted once.
+"""Evaluate a trained model on one split: each sample counts once, on any number of processes.
 
-Start it as a module, on one process or, by `torchrun -m` or `accelerate launch -m`, on several;
-the numbers do not depend on how many.
+Start it by `python -m`, `torchrun -m` or `accelerate launch -m`.
 """
 
 import os
@@ -9,39 +8,42 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from .accelerated import make_accelerator
-from .command_line import parse_command_line
-from .config import CONFIG_FILE, Precision, load_config
+from .batches.evaluation import Evaluation, evaluate
+from .batches.loaders import EvaluationLoader
+from .checkpoint.resume import weights_folder
+from .checkpoint.weights import load_weights
+from .config import TrainConfig
 from .data import Split, load_split
-from .devices import find_devices
-from .errors import errors_in_one_line
-from .exact import fix_kernels
-from .loaders import make_eval_loader
-from .metrics import Evaluation, evaluate
-from .model import Classifier
-from .resume import weights_folder
-from .tables import print_table
-from .weights import load_weights
+from .distributed.accelerator import make_accelerator
+from .distributed.devices import find_devices
+from .distributed.process_group import leave_process_group
+from .exact.kernels import use_deterministic_kernels
+from .model import make_model, score, summarize
+from .run.tables import print_table
+from .settings.command_line import parse_command_line
+from .settings.config_file import CONFIG_FILE, load_config
+from .settings.errors import errors_in_one_line
+from .settings.run_config import Precision
 
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluateConfig:
-    """Measure the trained model of a run folder on one of the splits."""
+    """Evaluate the trained model of a run folder on one split."""
 
     run_dir: Path
-    """Folder of a run: its config.yaml and its weights are read."""
+    """Folder of the run."""
 
     checkpoint: str | None = None
-    """Weights to take: None the final ones; newest, best in validation, or step_00000038 and so."""
+    """Weights to use: newest, best (by validation) or step_00000038; None is the final ones."""
 
     split: Split = "test"
-    """Samples to measure on; none is augmented."""
+    """Split to evaluate on, without augmentation."""
 
     placement: Literal["auto", "cpu"] = "auto"
-    """Devices: auto takes an accelerator where there is one."""
+    """auto uses an accelerator if there is one."""
 
     mixed_precision: Precision | None = None
-    """Type of the forward pass; None takes that of the training run."""
+    """Autocast dtype of the forward pass; None is that of the training run."""
 
 
 def evaluate_run(settings: EvaluateConfig) -> Evaluation:
@@ -51,44 +53,43 @@ def evaluate_run(settings: EvaluateConfig) -> Evaluation:
         SettingError: the folder holds no such weights, or the machine does not fit.
     """
     # Devices
-    trained = load_config(settings.run_dir / CONFIG_FILE)
+    trained = load_config(TrainConfig, settings.run_dir / CONFIG_FILE)
     is_single = int(os.environ.get("WORLD_SIZE", 1)) == 1
     config = replace(
         trained,
-        # Replicas need no gradients from each other, so one process a device is all there is.
+        # There are no gradients to share: one replica per process is all it takes.
         placement="cpu" if settings.placement == "cpu" else "single" if is_single else "ddp",
         mixed_precision=settings.mixed_precision or trained.mixed_precision,
         compile=False,
         tracker="none",
     )
     devices = find_devices(config)
-    fix_kernels(devices)
-    accelerator = make_accelerator(config, devices)
+    use_deterministic_kernels(devices)
+    accelerator = make_accelerator(devices, config.mixed_precision)
 
     # Data
-    dataset = load_split(settings.split, augmented=False)
-    loader = make_eval_loader(dataset, config, devices)
+    loader = EvaluationLoader(load_split(settings.split, augmented=False), config, devices)
 
     # Model
-    model = Classifier()
+    model = make_model()
     weights = weights_folder(settings.run_dir, settings.checkpoint)
     load_weights(weights, model)
     model = accelerator.prepare_model(model, evaluation_mode=True)
 
-    result = evaluate(model, loader, accelerator.device)
-    if devices.rank == 0:
-        rows = {name.capitalize(): f"{value:.4f}" for name, value in result.means.items()}
-        title = f"{settings.split.capitalize()} split, {result.samples} samples"
+    evaluation = evaluate(model, loader, score, summarize)
+    if devices.is_main_process:
+        rows = {name.capitalize(): f"{value:.4f}" for name, value in evaluation.results.items()}
+        title = f"{settings.split.capitalize()} split, {evaluation.samples} samples"
         processes = f"{devices.world_size} ({devices.strategy}, {devices.device.type})"
         print_table(title, {**rows, "Processes": processes, "Weights": f"{weights}/"})
-    accelerator.end_training()
-    return result
+    return evaluation
 
 
 def main() -> None:
-    """Read the command line and evaluate."""
+    """Evaluate as the command line says."""
     with errors_in_one_line():
         evaluate_run(parse_command_line(EvaluateConfig))
+        leave_process_group()
 
 
 if __name__ == "__main__":

@@ -1,16 +1,17 @@
-"""The model and its loss: replace this file, together with `data.py`, by your own.
+"""The model, its loss, and what is scored: replace this file, with `data.py`, by your own.
 
-Nothing here knows of devices, ranks or strategies. Layers whose result depends on how a batch is
-split (BatchNorm) would break "one result on any placement": use GroupNorm, LayerNorm or RMSNorm.
+Nothing here knows devices, ranks or strategies. BatchNorm would break "one result on any
+placement", because its running statistics are those of rank 0: use GroupNorm, LayerNorm or RMSNorm.
 """
 
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
+from .batches.means import exact_mean
 from .data import CLASS_NAMES
 
-METRICS = ("loss", "accuracy")
-"""The results of `per_sample_results` whose means are reported."""
+Batch = tuple[Tensor, Tensor]
+"""Images (batch, 1, 8, 8) float32 and classes (batch,) int64, as `data.py` returns them."""
 
 
 class Block(nn.Module):
@@ -53,19 +54,36 @@ class Classifier(nn.Module):
         return logits
 
 
-def loss_function(logits: Tensor, targets: Tensor) -> Tensor:
-    """Return the mean loss of a batch, a scalar: logits (batch, 10), targets (batch,) int64."""
-    return cross_entropy(logits, targets)
+SHARD_UNITS = (Block,)
+"""Modules that FSDP2 shards and gathers as a unit: the repeated blocks."""
 
 
-def per_sample_results(logits: Tensor, targets: Tensor) -> dict[str, Tensor]:
-    """Return, for each sample of a batch, what an evaluation reports; each (batch,) float32.
+def make_model() -> nn.Module:
+    """Return a new model, on the CPU; its weights follow from torch's seed."""
+    return Classifier()
 
-    The means of `METRICS` are reported; "prediction", a class, is for the picture.
-    """
+
+def compute_loss(model: nn.Module, batch: Batch) -> Tensor:
+    """Return the mean loss of a batch, a scalar."""
+    images, targets = batch
+    return cross_entropy(model(images), targets)
+
+
+def score(model: nn.Module, batch: Batch) -> dict[str, Tensor]:
+    """Return what an evaluation keeps of each sample of a batch; each (batch,) float32."""
+    images, targets = batch
+    logits = model(images).float()
     prediction = logits.argmax(dim=1)
     return {
-        "loss": cross_entropy(logits.float(), targets, reduction="none"),
-        "accuracy": (prediction == targets).float(),
+        "loss": cross_entropy(logits, targets, reduction="none"),
+        "correct": (prediction == targets).float(),
         "prediction": prediction.float(),
     }
+
+
+def summarize(scores: dict[str, Tensor]) -> dict[str, float]:
+    """Return the results of a split from the scores of its samples; each (samples,).
+
+    `loss` is required: the best checkpoint is the one with the lowest.
+    """
+    return {"loss": exact_mean(scores["loss"]), "accuracy": exact_mean(scores["correct"])}

@@ -1,4 +1,4 @@
-"""Use a trained model: say what is in image files, with the probability of each answer."""
+"""Use a trained model: classify image files, with the probability of the predicted class."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -6,12 +6,12 @@ from pathlib import Path
 import torch
 import tyro
 
-from .command_line import parse_command_line
+from .checkpoint.resume import weights_folder
+from .checkpoint.weights import load_weights
 from .data import CLASS_NAMES, read_inputs
-from .errors import SettingError, errors_in_one_line
-from .model import Classifier
-from .resume import weights_folder
-from .weights import load_weights
+from .model import make_model
+from .settings.command_line import parse_command_line
+from .settings.errors import SettingError, errors_in_one_line
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,13 +19,13 @@ class PredictConfig:
     """Classify files with the trained model of a run folder."""
 
     run_dir: Path
-    """Folder of a run: its weights are read."""
+    """Folder of the run."""
 
     checkpoint: str | None = None
-    """Weights to take: None the final ones; newest, best in validation, or step_00000038 and so."""
+    """Weights to use: newest, best (by validation) or step_00000038; None is the final ones."""
 
     files: tyro.conf.Positional[tuple[Path, ...]]
-    """Files to classify."""
+    """Image files to classify."""
 
 
 @torch.inference_mode()
@@ -36,8 +36,8 @@ def predict(settings: PredictConfig) -> list[tuple[str, float]]:
         SettingError: a file or the run folder cannot be read.
     """
     if not settings.files:
-        raise SettingError("no file to classify; type its name behind the flags")
-    model = Classifier().eval()
+        raise SettingError("no file to classify; add image files after the flags")
+    model = make_model().eval()
     load_weights(weights_folder(settings.run_dir, settings.checkpoint), model)
     try:
         inputs = read_inputs(settings.files)
@@ -52,7 +52,7 @@ def predict(settings: PredictConfig) -> list[tuple[str, float]]:
 
 
 def main() -> None:
-    """Read the command line, classify, and print a line a file."""
+    """Print a line for each file."""
     with errors_in_one_line():
         settings = parse_command_line(PredictConfig)
         for file, (name, probability) in zip(settings.files, predict(settings), strict=True):

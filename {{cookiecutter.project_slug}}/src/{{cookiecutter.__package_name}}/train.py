@@ -1,68 +1,69 @@
-"""Train with Accelerate, then test: the same run on whatever the launcher gives it.
+"""Train with Accelerate, then test: the same run on whatever the launcher provides.
 
-Start it as a module, by `python -m`, `torchrun -m` or `accelerate launch -m`; the README says
-which suits which machine, and `--plan` says what would run. Read it beside `reference/ddp.py`,
-which does the same by hand.
+Start it by `python -m`, `torchrun -m` or `accelerate launch -m`; the README says which to use.
+
+Against `reference/ddp.py`:
+- Devices: Accelerate joins the process group, if there is one.
+- Strategy: `prepare` wraps the model, and owns the loss scaler.
+- Loop: `accumulate`, `backward` and `clip_grad_norm_` do what is spelled out there.
 """
 
-import gc
 import math
 
 import torch
 from torch.nn.parallel import DataParallel
 
-from .accelerated import AutocastForward, check_launcher, make_accelerator
-from .config import TrainConfig, parse_train_config
+from .batches.evaluation import evaluate
+from .batches.loaders import EvaluationLoader, make_train_batches
+from .batches.plan import make_plan
+from .batches.seeds import COMPILE_OPTIONS
+from .checkpoint.state import TrainingState
+from .config import TrainConfig
 from .data import load_split
-from .devices import find_devices
-from .errors import errors_in_one_line
-from .exact import GradientSum, fix_kernels
-from .loaders import make_eval_loader, make_train_loader
-from .metrics import evaluate, exact_mean, sum_over_ranks
-from .model import Classifier, loss_function
-from .optimizer import make_optimizer, set_learning_rate
-from .plan import make_plan, show_plan
-from .report import Report
-from .results import write_results
-from .run_folder import RunFolder
-from .sampling import COMPILE_OPTIONS, seed_forward
-from .stopping import StopSignals
-from .trackers import check_tracker
-from .training_state import TrainingState
+from .distributed.accelerator import AutocastForward, check_launcher, make_accelerator
+from .distributed.devices import find_devices
+from .distributed.launch import run_once
+from .distributed.signals import StopSignals
+from .exact.gradients import GradientSum
+from .exact.kernels import use_deterministic_kernels
+from .model import SHARD_UNITS, compute_loss, make_model, score, summarize
+from .optimizer import learning_rate_at, make_optimizer, set_learning_rate
+from .pictures import draw_pictures
+from .run.folder import RunFolder
+from .run.plan_table import show_plan, show_plan_only
+from .run.run import Run
+from .run.start import check_settings
 
 
 def train(config: TrainConfig) -> None:
-    """Train, validate and test as `config` says, and leave a run folder.
-
-    Raises:
-        SettingError: the settings, the launcher and the machine do not fit together.
-    """
+    """Train, validate and test as `config` says; outputs go to the run folder."""
     # Devices
     devices = find_devices(config)
+    device = devices.device
     check_launcher(config, devices)
-    accumulation_steps = config.gradient_accumulation_steps(devices.data_parallel_size)
-    fix_kernels(devices)
-    check_tracker(config)
+    check_settings(config, devices)
+    use_deterministic_kernels(devices)
     run_folder = RunFolder(config, devices)
-    if config.plan:
-        return show_plan(config, devices, run_folder.progress)
-    accelerator = make_accelerator(config, devices, accumulation_steps)
-    device = accelerator.device
+    if config.plan_only:
+        return show_plan_only(config, devices, run_folder.start, load_split, make_model)
+    accumulation_steps = config.gradient_accumulation_steps(devices.data_parallel_size)
+    precision = config.mixed_precision
+    accelerator = make_accelerator(devices, precision, accumulation_steps, SHARD_UNITS)
 
     # Data
     train_set = load_split("train", augmented=True)
     validation_set = load_split("validation", augmented=False)
     test_set = load_split("test", augmented=False)
-    start = run_folder.share_progress()
-    plan = make_plan(config, devices, num_train_samples=len(train_set), start=start)
-    batches = iter(make_train_loader(train_set, plan))
-    validation_loader = make_eval_loader(validation_set, config, devices)
-    test_loader = make_eval_loader(test_set, config, devices)
+    start = run_folder.share_start(len(train_set))
+    plan = make_plan(config, devices, num_train_samples=len(train_set), start_step=start.step)
+    batches = make_train_batches(train_set, plan)
+    validation_loader = EvaluationLoader(validation_set, config, devices)
+    test_loader = EvaluationLoader(test_set, config, devices)
 
     # Model
     torch.manual_seed(config.seed)
-    model = Classifier().to(device)
-    plan.show(model)
+    model = make_model().to(device)
+    show_plan(plan, start, model)
 
     # Strategy
     if config.compile:
@@ -73,58 +74,52 @@ def train(config: TrainConfig) -> None:
         parallel_model = DataParallel(AutocastForward(model, config.mixed_precision))
     gradient_sum = GradientSum(parallel_model, plan)
     state = TrainingState(devices, model, optimizer.optimizer, accelerator.scaler)
-    state.restore(run_folder)
+    state.restore(start, run_folder.checkpoint)
 
     # Loop
     losses = torch.zeros(plan.passes_per_step, device=device)
-    with Report(plan, run_folder) as report, StopSignals(devices) as stop:
+    with Run(plan, run_folder, state) as run, StopSignals(devices) as stop:
         for step in plan.steps:
-            for micro_batch in plan.own_passes:
-                inputs, targets = (t.to(device, non_blocking=True) for t in next(batches))
-                seed_forward(config.seed, step, micro_batch, devices.devices_per_process)
+            for k in plan.passes:
+                batch = next(batches)
+                plan.seed_forward(step, k)
                 with accelerator.accumulate(parallel_model):
-                    loss = loss_function(parallel_model(inputs), targets)
+                    loss = compute_loss(parallel_model, batch)
                     accelerator.backward(loss)
                 gradient_sum.collect()
-                losses[micro_batch // devices.devices_per_process] = loss.detach()
-            set_learning_rate(optimizer, plan.learning_rate_at(step))
+                losses[k] = loss.detach()
             max_norm = config.max_grad_norm or math.inf
             grad_norm = accelerator.clip_grad_norm_(parallel_model.parameters(), max_norm)
-            if report.finite.allows(step, losses, grad_norm):
+            learning_rate = learning_rate_at(step, config, plan.total_steps)
+            set_learning_rate(optimizer, learning_rate)
+            if run.finite.should_step(step, losses, grad_norm):
                 optimizer.step()
             optimizer.zero_grad()
 
-            report.advance(step)
+            run.advance(step)
+            stop.agree()
+            if stop.reason or plan.reads_at(step):
+                run.check()
             if plan.logs_at(step):
-                mean_loss = exact_mean(sum_over_ranks(losses.clone()))
-                report.train(step, loss=mean_loss, grad_norm=grad_norm.item())
+                run.log_training(step, losses, grad_norm, learning_rate)
             if plan.validates_at(step):
-                with report.paused():
-                    validation = evaluate(parallel_model, validation_loader, device)
-                report.evaluation("validation", step, validation)
-            if stop.agreed() or report.saves_at(step):
-                report.checkpoint(step, state)
+                with run.stopwatch.paused():
+                    validation = evaluate(parallel_model, validation_loader, score, summarize)
+                run.log_evaluation("validation", step, validation)
+            if stop.reason or run.checkpoints.due_at(step):
+                run.save(step)
             if stop.reason:
                 break
+
+        test = None
         if not stop.reason:
-            with report.paused():
-                test = evaluate(parallel_model, test_loader, device)
-            report.evaluation("test", plan.total_steps, test)
+            with run.stopwatch.paused():
+                test = evaluate(parallel_model, test_loader, score, summarize)
+            run.log_evaluation("test", plan.total_steps, test)
 
-    # Checkpoint
-    write_results(report, state, test_set, stop.reason)
-    # Without this order, one run in ten ends with "terminate called without an active exception".
-    del model, parallel_model, optimizer, state
-    gc.collect()
-    accelerator.wait_for_everyone()
-    accelerator.end_training()
-
-
-def main() -> None:
-    """Read the command line and train."""
-    with errors_in_one_line():
-        train(parse_train_config())
+        # Checkpoint
+        run.finish(test, stop.reason, test_set, draw_pictures)
 
 
 if __name__ == "__main__":
-    main()
+    run_once(train, TrainConfig)

@@ -1,139 +1,133 @@
-"""Train with FSDP2, then test: one process a device, weights and optimizer state in shards.
+"""Train with FSDP2, then test: one process per device, each with a shard of the model.
 
-Start it by `python -m`, which starts a process a device (or `--num-processes`), or by
-`torchrun -m`. Diff it with `ddp.py`.
+Start it by `python -m` (one process per GPU, or two on a CPU) or by `torchrun -m`.
+
+Against `ddp.py`:
+- Devices: the strategy's name.
+- Strategy: weights, gradients and optimizer state are sharded; blocks are gathered when needed.
+- Loop: gradients are reduce-scattered, and clipped by a norm over shards.
 """
 
-import gc
 import math
-from datetime import timedelta
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 
-from ..config import PROCESS_GROUP_TIMEOUT_SECONDS, TrainConfig
+from ..batches.evaluation import evaluate
+from ..batches.loaders import EvaluationLoader, make_train_batches
+from ..batches.plan import make_plan
+from ..batches.seeds import COMPILE_OPTIONS
+from ..checkpoint.state import TrainingState
+from ..config import TrainConfig
 from ..data import load_split
-from ..devices import find_devices
-from ..exact import GradientSum, clip_shards_, fix_kernels
-from ..loaders import make_eval_loader, make_train_loader
-from ..metrics import evaluate, exact_mean, sum_over_ranks
-from ..model import Classifier, loss_function
-from ..optimizer import make_optimizer, set_learning_rate
-from ..plan import make_plan, show_plan
-from ..report import Report
-from ..results import write_results
-from ..run_folder import RunFolder
-from ..sampling import COMPILE_OPTIONS, seed_forward
-from ..stopping import StopSignals
-from ..trackers import check_tracker
-from ..training_state import TrainingState
-from .processes import run_processes
+from ..distributed.devices import find_devices
+from ..distributed.launch import run_processes
+from ..distributed.process_group import join_process_group
+from ..distributed.signals import StopSignals
+from ..exact.fsdp2 import clip_shards_
+from ..exact.gradients import GradientSum
+from ..exact.kernels import use_deterministic_kernels
+from ..model import SHARD_UNITS, compute_loss, make_model, score, summarize
+from ..optimizer import learning_rate_at, make_optimizer, set_learning_rate
+from ..pictures import draw_pictures
+from ..run.folder import RunFolder
+from ..run.plan_table import show_plan, show_plan_only
+from ..run.run import Run
+from ..run.start import check_settings
 
 
 def train(config: TrainConfig) -> None:
-    """Train, validate and test as `config` says, and leave a run folder.
-
-    Raises:
-        SettingError: the settings and the machine do not fit together.
-    """
+    """Train, validate and test as `config` says; outputs go to the run folder."""
     # Devices
     devices = find_devices(config, "fsdp2")
     device = devices.device
-    accumulation_steps = config.gradient_accumulation_steps(devices.data_parallel_size)
-    fix_kernels(devices)
-    check_tracker(config)
+    check_settings(config, devices)
+    use_deterministic_kernels(devices)
     run_folder = RunFolder(config, devices)
-    if config.plan:
-        return show_plan(config, devices, run_folder.progress)
-    is_gpu = device.type != "cpu"
-    if is_gpu:
-        torch.accelerator.set_device_index(device)
-    dist.init_process_group(
-        dist.get_default_backend_for_device(device),
-        timeout=timedelta(seconds=PROCESS_GROUP_TIMEOUT_SECONDS),
-        device_id=device if is_gpu else None,
-    )
+    if config.plan_only:
+        return show_plan_only(config, devices, run_folder.start, load_split, make_model)
+    join_process_group(devices)
 
     # Data
     train_set = load_split("train", augmented=True)
     validation_set = load_split("validation", augmented=False)
     test_set = load_split("test", augmented=False)
-    start = run_folder.share_progress()
-    plan = make_plan(config, devices, num_train_samples=len(train_set), start=start)
-    batches = iter(make_train_loader(train_set, plan))
-    validation_loader = make_eval_loader(validation_set, config, devices)
-    test_loader = make_eval_loader(test_set, config, devices)
+    start = run_folder.share_start(len(train_set))
+    plan = make_plan(config, devices, num_train_samples=len(train_set), start_step=start.step)
+    batches = make_train_batches(train_set, plan)
+    validation_loader = EvaluationLoader(validation_set, config, devices)
+    test_loader = EvaluationLoader(test_set, config, devices)
 
     # Model
     torch.manual_seed(config.seed)
-    model = Classifier().to(device)
-    plan.show(model)
+    model = make_model().to(device)
+    show_plan(plan, start, model)
 
     # Strategy
     if config.compile:
         model.compile(options=COMPILE_OPTIONS)
     mesh = init_device_mesh(device.type, (devices.world_size,), mesh_dim_names=("shard",))
-    for block in model.blocks:
-        fully_shard(block, mesh=mesh)
+    for module in model.modules():
+        if isinstance(module, SHARD_UNITS):
+            fully_shard(module, mesh=mesh)
     parallel_model: Any = fully_shard(model, mesh=mesh)
     optimizer = make_optimizer(model, config)
-    gradient_sum = GradientSum(parallel_model, plan)
     scaler = torch.amp.GradScaler(device.type, enabled=config.mixed_precision == "fp16")
+    gradient_sum = GradientSum(parallel_model, plan)
     state = TrainingState(devices, model, optimizer, scaler)
-    state.restore(run_folder)
+    state.restore(start, run_folder.checkpoint)
 
     # Loop
     losses = torch.zeros(plan.passes_per_step, device=device)
-    with Report(plan, run_folder) as report, StopSignals(devices) as stop:
+    with Run(plan, run_folder, state) as run, StopSignals(devices) as stop:
         for step in plan.steps:
-            for micro_batch in plan.own_passes:
-                inputs, targets = (t.to(device, non_blocking=True) for t in next(batches))
-                seed_forward(config.seed, step, micro_batch)
-                # Reduce-scatter once a step, at its last pass; an exact sum sees to that itself.
-                is_last = micro_batch == plan.own_passes[-1]
+            for k in plan.passes:
+                batch = next(batches)
+                plan.seed_forward(step, k)
+                # Reduce-scatter in the last pass only; an exact sum needs that of every pass.
+                is_last = k == plan.passes[-1]
                 parallel_model.set_requires_gradient_sync(is_last or devices.exact)
                 with devices.autocast(config.mixed_precision):
-                    loss = loss_function(parallel_model(inputs), targets)
-                torch.autograd.backward(scaler.scale(loss / accumulation_steps))
+                    loss = compute_loss(parallel_model, batch)
+                torch.autograd.backward(scaler.scale(loss / len(plan.passes)))
                 gradient_sum.collect()
-                losses[micro_batch] = loss.detach()
+                losses[k] = loss.detach()
             scaler.unscale_(optimizer)
             max_norm = config.max_grad_norm or math.inf
             grad_norm = clip_shards_(model, max_norm, exact=devices.exact)
-            set_learning_rate(optimizer, plan.learning_rate_at(step))
-            if report.finite.allows(step, losses, grad_norm):
+            learning_rate = learning_rate_at(step, config, plan.total_steps)
+            set_learning_rate(optimizer, learning_rate)
+            if run.finite.should_step(step, losses, grad_norm):
                 scaler.step(optimizer)
             scaler.update()
             optimizer.zero_grad()
 
-            report.advance(step)
+            run.advance(step)
+            stop.agree()
+            if stop.reason or plan.reads_at(step):
+                run.check()
             if plan.logs_at(step):
-                mean_loss = exact_mean(sum_over_ranks(losses.clone()))
-                report.train(step, loss=mean_loss, grad_norm=grad_norm.item())
+                run.log_training(step, losses, grad_norm, learning_rate)
             if plan.validates_at(step):
-                with report.paused(), devices.autocast(config.mixed_precision):
-                    validation = evaluate(parallel_model, validation_loader, device)
-                report.evaluation("validation", step, validation)
-            if stop.agreed() or report.saves_at(step):
-                report.checkpoint(step, state)
+                with run.stopwatch.paused(), devices.autocast(config.mixed_precision):
+                    validation = evaluate(parallel_model, validation_loader, score, summarize)
+                run.log_evaluation("validation", step, validation)
+            if stop.reason or run.checkpoints.due_at(step):
+                run.save(step)
             if stop.reason:
                 break
-        if not stop.reason:
-            with report.paused(), devices.autocast(config.mixed_precision):
-                test = evaluate(parallel_model, test_loader, device)
-            report.evaluation("test", plan.total_steps, test)
 
-    # Checkpoint
-    write_results(report, state, test_set, stop.reason)
-    # Without this order, one run in ten ends with "terminate called without an active exception".
-    del model, parallel_model, optimizer, state
-    gc.collect()
-    dist.barrier()
-    dist.destroy_process_group()
+        test = None
+        if not stop.reason:
+            with run.stopwatch.paused(), devices.autocast(config.mixed_precision):
+                test = evaluate(parallel_model, test_loader, score, summarize)
+            run.log_evaluation("test", plan.total_steps, test)
+
+        # Checkpoint
+        run.finish(test, stop.reason, test_set, draw_pictures)
 
 
 if __name__ == "__main__":
-    run_processes(train)
+    run_processes(train, TrainConfig)

@@ -1,0 +1,1 @@
+"""Which samples and which random numbers make micro-batch k of optimizer step s."""

@@ -1,0 +1,124 @@
+"""Which samples make which micro-batch: the rule that makes placement irrelevant.
+
+The unit of work is the micro-batch: number m of optimizer step s. Its samples, their augmentation
+and the dropout of its forward pass depend on (seed, s, m) alone; placement only decides which
+rank computes it. So any number of processes takes the same steps, and a resumed run computes its
+position instead of reading up to it.
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.utils.data import Sampler
+
+from .seeds import DATA_STREAM, ORDER_STREAM, derive_seed
+
+
+class MicroBatch(NamedTuple):
+    """The samples of one forward pass on one device, and the seed of their augmentation."""
+
+    samples: Sequence[int]
+    seed: int
+
+
+def steps_per_epoch(num_samples: int, global_batch_size: int) -> int:
+    """Return the optimizer steps of one epoch: only whole global batches.
+
+    The samples left out differ from epoch to epoch, because the order does.
+    """
+    return num_samples // global_batch_size
+
+
+def sample_order(num_samples: int, seed: int, epoch: int) -> Tensor:
+    """Return the order of the samples in one epoch, a permutation of (num_samples,) int64."""
+    generator = torch.Generator().manual_seed(derive_seed(seed, ORDER_STREAM, epoch))
+    return torch.randperm(num_samples, generator=generator)
+
+
+def micro_batches_of(k: int, devices_per_process: int) -> range:
+    """Return the micro-batches of forward pass k of a step: one, or one per GPU of DataParallel."""
+    return range(k * devices_per_process, (k + 1) * devices_per_process)
+
+
+class TrainSampler(Sampler[list[MicroBatch]]):
+    """Yields the micro-batches of each forward pass of one rank.
+
+    Args:
+        num_samples: Size of the training set.
+        global_batch_size: Samples per optimizer step.
+        micro_batch_size: Samples per micro-batch.
+        seed: The run's seed.
+        steps: Optimizer steps to yield, from 1.
+        passes: Numbers of this rank's forward passes in each step.
+        devices_per_process: Micro-batches per forward pass.
+    """
+
+    def __init__(
+        self,
+        num_samples: int,
+        *,
+        global_batch_size: int,
+        micro_batch_size: int,
+        seed: int,
+        steps: range,
+        passes: range,
+        devices_per_process: int = 1,
+    ) -> None:
+        self.num_samples = num_samples
+        self.global_batch_size = global_batch_size
+        self.micro_batch_size = micro_batch_size
+        self.seed = seed
+        self.steps = steps
+        self.passes = passes
+        self.devices_per_process = devices_per_process
+
+    def __len__(self) -> int:
+        return len(self.steps) * len(self.passes)
+
+    def __iter__(self) -> Iterator[list[MicroBatch]]:
+        per_epoch = steps_per_epoch(self.num_samples, self.global_batch_size)
+        order_epoch, order = -1, torch.empty(0)
+        for step in self.steps:
+            epoch, batch = divmod(step - 1, per_epoch)
+            if epoch != order_epoch:
+                order_epoch, order = epoch, sample_order(self.num_samples, self.seed, epoch)
+            start = batch * self.global_batch_size
+            global_batch = order[start : start + self.global_batch_size]
+            for k in self.passes:
+                numbers = micro_batches_of(k, self.devices_per_process)
+                yield [self._micro_batch(global_batch, step, number) for number in numbers]
+
+    def _micro_batch(self, global_batch: Tensor, step: int, number: int) -> MicroBatch:
+        start = number * self.micro_batch_size
+        samples = global_batch[start : start + self.micro_batch_size].tolist()
+        return MicroBatch(samples, derive_seed(self.seed, DATA_STREAM, step, number))
+
+
+class EvaluationSampler(Sampler[list[MicroBatch]]):
+    """Deals the batches of a split to the ranks in turn, each sample once.
+
+    Every rank gets the same number of batches, because a forward pass may contain a collective
+    (FSDP2): a rank that has none left repeats the last one, which is not counted (see `counted`).
+    """
+
+    def __init__(
+        self, num_samples: int, *, batch_size: int, rank: int = 0, world_size: int = 1
+    ) -> None:
+        self.num_samples = num_samples
+        starts = range(0, num_samples, batch_size)
+        self.batches = [range(start, min(start + batch_size, num_samples)) for start in starts]
+        self.turns = range(rank, -(-len(self.batches) // world_size) * world_size, world_size)
+
+    def counted(self) -> list[range | None]:
+        """Return the samples of each batch of this rank; None for one that is repeated."""
+        last = len(self.batches)
+        return [self.batches[turn] if turn < last else None for turn in self.turns]
+
+    def __len__(self) -> int:
+        return len(self.turns)
+
+    def __iter__(self) -> Iterator[list[MicroBatch]]:
+        for samples in self.counted():
+            yield [MicroBatch(list(samples or self.batches[-1]), seed=0)]

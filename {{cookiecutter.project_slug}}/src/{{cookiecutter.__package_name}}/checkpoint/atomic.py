@@ -1,0 +1,71 @@
+"""Atomic writes: a file is complete or absent, whenever the machine stops."""
+
+import json
+import math
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import save_file
+from torch import Tensor
+
+PART = ".{}.part"
+"""Name of a file that is being written, until it is renamed."""
+
+
+def write_atomically(file: Path, text: str) -> None:
+    """Write `text` under another name, sync it and rename it."""
+    part = file.with_name(PART.format(file.name))
+    part.write_text(text, encoding="utf-8", newline="\n")
+    rename_synced(part, file)
+
+
+def write_json(file: Path, values: Mapping[str, Any]) -> None:
+    """Write `values` as indented JSON."""
+    write_atomically(file, as_json(values, indent=2) + "\n")
+
+
+def as_json(values: Mapping[str, Any], indent: int | None = None) -> str:
+    """Return `values` as JSON; NaN and inf, which JSON does not have, become null."""
+    finite = {
+        name: None if isinstance(value, float) and not math.isfinite(value) else value
+        for name, value in values.items()
+    }
+    return json.dumps(finite, indent=indent, allow_nan=False)
+
+
+def write_tensors(file: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Write tensors as safetensors and sync the file.
+
+    Raises:
+        OSError: the disk is full, or the file cannot be written.
+    """
+    file.touch()
+    mode = file.stat().st_mode
+    try:
+        save_file(dict(tensors), file)
+    except SafetensorError as error:
+        # safetensors raises an error of its own when the disk is full.
+        raise OSError(str(error)) from error
+    file.chmod(mode)  # safetensors lets only the owner read the file.
+    sync(file)
+
+
+def rename_synced(part: Path, path: Path) -> None:
+    """Rename a file, or a folder whose files are synced, so that a crash cannot undo it."""
+    sync(part)
+    part.replace(path)
+    sync(path.parent)
+
+
+def sync(path: Path) -> None:
+    """Wait until the content of a file, or the list of names in a folder, is on the disk."""
+    if path.is_dir() and os.name == "nt":
+        return  # Windows cannot open folders.
+    descriptor = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

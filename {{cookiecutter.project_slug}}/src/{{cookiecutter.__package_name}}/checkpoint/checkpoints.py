@@ -1,0 +1,114 @@
+"""The checkpoints of a run: which steps have one, and the thread that writes them."""
+
+import math
+from collections.abc import Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+from ..batches.plan import Plan
+from ..settings.errors import RunError
+from .atomic import sync
+from .progress import Progress
+from .state import TrainingState
+from .store import StateTensors, prune_checkpoints, write_checkpoint
+
+
+class Checkpoints:
+    """Saves the state at the steps of the plan and after the best validation.
+
+    All ranks call `save`, because FSDP2 has a shard on each. Rank 0 writes one checkpoint at a
+    time, on a thread, while training continues.
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        start: Progress,
+        state: TrainingState,
+        run_dir: Path,
+        *,
+        synced_first: Path,
+    ) -> None:
+        """Prepare the checkpoints of a run.
+
+        Args:
+            plan: Of the run.
+            start: The progress that the run starts from.
+            state: What is saved.
+            run_dir: Folder of the run.
+            synced_first: The log, which must never end before the latest checkpoint.
+        """
+        self.plan = plan
+        self.state = state
+        self.run_dir = run_dir
+        self.synced_first = synced_first
+        devices = plan.devices
+        self.progress = replace(
+            start,
+            num_train_samples=plan.num_train_samples,
+            strategy=devices.strategy,
+            world_size=devices.world_size,
+            exact=devices.exact,
+        )
+        """The progress that the next checkpoint will hold."""
+
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint")
+        self._writing: Future[None] | None = None
+
+    def rank_validation(self, step: int, loss: float) -> None:
+        """Remember the step of the lowest validation loss, whose checkpoint is kept."""
+        best = self.progress.best_loss
+        if math.isfinite(loss) and (best is None or loss < best):
+            self.progress = replace(self.progress, best_step=step, best_loss=loss)
+
+    def due_at(self, step: int) -> bool:
+        """Return whether a checkpoint is due after `step`: by the plan, or as the best so far."""
+        is_best = self.progress.best_step == step and self.plan.config.checkpoint_every > 0
+        return is_best or self.plan.saves_at(step)
+
+    def save(self, step: int, *, train_seconds: float, skipped_steps: int) -> None:
+        """Copy the state after `step`, and write it in the background.
+
+        Raises:
+            RunError: the checkpoint before could not be written.
+        """
+        self.progress = replace(
+            self.progress,
+            step=step,
+            train_seconds=train_seconds,
+            skipped_steps=skipped_steps,
+            scaler=self.state.scaler_state(),
+        )
+        tensors = self.state.tensors()
+        if self.plan.devices.is_main_process:
+            self.wait()
+            facts = {**asdict(self.progress), "config": self.plan.config.saved()}
+            self._writing = self._thread.submit(self._write, step, tensors, facts)
+
+    def wait(self) -> None:
+        """Wait until the last checkpoint is written.
+
+        Raises:
+            RunError: it could not be written.
+        """
+        writing, self._writing = self._writing, None
+        if writing:
+            writing.result()
+
+    def check(self) -> None:
+        """Raise what `wait` raises if the last checkpoint has failed already; does not wait."""
+        if self._writing and self._writing.done():
+            self.wait()
+
+    def _write(self, step: int, tensors: StateTensors, facts: Mapping[str, Any]) -> None:
+        try:
+            sync(self.synced_first)
+            write_checkpoint(self.run_dir, step, tensors, facts)
+        except OSError as error:
+            raise RunError(
+                f"step {step}: the checkpoint cannot be written: {error.strerror or error}"
+            ) from error
+        keep = self.plan.config.keep_checkpoints
+        prune_checkpoints(self.run_dir, keep=keep, best_step=facts["best_step"])

@@ -1,0 +1,153 @@
+"""Weights, optimizer and loss scaler, saved from and restored to any placement."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.distributed.checkpoint.state_dict import (
+    StateDictOptions,
+    get_model_state_dict,
+    get_optimizer_state_dict,
+    set_model_state_dict,
+    set_optimizer_state_dict,
+)
+from torch.optim import Optimizer
+
+from ..distributed.collectives import broadcast_from_rank_0
+from ..distributed.devices import Devices
+from ..settings.errors import SettingError
+from .progress import Progress
+from .store import OPTIMIZER_FILE, StateTensors, read_tensors
+from .weights import WEIGHTS_FILE
+
+FULL = StateDictOptions(full_state_dict=True, cpu_offload=True)
+
+
+class TrainingState:
+    """All that a checkpoint holds in addition to the step.
+
+    All ranks call each method, because FSDP2 has a shard on each; rank 0 reads and writes.
+    """
+
+    def __init__(
+        self,
+        devices: Devices,
+        model: nn.Module,
+        optimizer: Optimizer,
+        scaler: torch.amp.GradScaler | None,
+    ) -> None:
+        self.is_main_process = devices.is_main_process
+        self.world_size = devices.world_size
+        self.is_on_cpu = devices.device.type == "cpu"
+        self.is_sharded = devices.strategy == "fsdp2"
+        self.model = model
+        self.optimizer = optimizer
+        self.scaler = scaler if scaler and scaler.is_enabled() else None
+
+    def weights(self) -> dict[str, Tensor]:
+        """Return CPU copies of the full weights on rank 0, named as in the unwrapped model."""
+        if not (self.is_main_process or self.is_sharded):
+            return {}
+        return self._copied(get_model_state_dict(self.model, options=FULL))
+
+    def tensors(self) -> StateTensors:
+        """Return CPU copies of weights and optimizer state, by file, on rank 0."""
+        if not (self.is_main_process or self.is_sharded):
+            return {}
+        weights = self.weights()
+        if not self.optimizer.state:
+            # Before the first step: PyTorch would initialize it by a step with zero gradients.
+            return {WEIGHTS_FILE: weights, OPTIMIZER_FILE: {}}
+        # Empty on the ranks that only contribute their shards.
+        state: dict[str, Any] = get_optimizer_state_dict(self.model, self.optimizer, options=FULL)
+        return {WEIGHTS_FILE: weights, OPTIMIZER_FILE: self._copied(_flat(state.get("state", {})))}
+
+    def _copied(self, tensors: Mapping[str, Any]) -> dict[str, Tensor]:
+        """Return tensors in CPU memory that training does not write to."""
+        return {
+            name: torch.as_tensor(value).detach().to("cpu", copy=self.is_on_cpu).contiguous()
+            for name, value in tensors.items()
+        }
+
+    def scaler_state(self) -> dict[str, Any] | None:
+        """Return the state of the fp16 loss scaler, None if there is none."""
+        return self.scaler.state_dict() if self.scaler else None
+
+    def restore(self, start: Progress, checkpoint: Path | None) -> None:
+        """Load the checkpoint that the run resumes from, if there is one.
+
+        Args:
+            start: Its progress, the same on every rank.
+            checkpoint: Its folder, on rank 0.
+
+        Raises:
+            SettingError: it does not fit the model or the optimizer.
+        """
+        if not start.step:
+            return
+        weights: dict[str, Any] = {}
+        optimizer_state: dict[str, Any] = get_optimizer_state_dict(self.model, self.optimizer)
+        expected = optimizer_state["state"]
+        without_state: list[str] = []
+        if self.is_main_process:
+            assert checkpoint is not None
+            files = read_tensors(checkpoint)
+            weights, moments = files[WEIGHTS_FILE], files[OPTIMIZER_FILE]
+            _check_fit(checkpoint / WEIGHTS_FILE, weights, self.model.state_dict())
+            saved = _by_parameter(moments)
+            # A parameter that never had a gradient has no state; PyTorch can only load zeros.
+            without_state = [name for name in expected if name not in saved]
+            with_state = {name: state for name, state in expected.items() if name in saved}
+            _check_fit(checkpoint / OPTIMIZER_FILE, moments, _flat(with_state))
+            # Learning rate, weight decay and such come from the settings, not from the file.
+            optimizer_state["state"] = {
+                name: saved[name] if name in saved else _zeros_like(state)
+                for name, state in expected.items()
+            }
+        options = StateDictOptions(full_state_dict=True, broadcast_from_rank0=self.world_size > 1)
+        set_model_state_dict(self.model, weights, options=options)
+        if expected:
+            set_optimizer_state_dict(self.model, self.optimizer, optimizer_state, options=options)
+        parameters = dict(self.model.named_parameters())
+        for name in broadcast_from_rank_0(without_state):
+            del self.optimizer.state[parameters[name]]
+        if self.scaler and start.scaler:
+            self.scaler.load_state_dict(start.scaler)
+
+
+def _flat(state: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """Return the state of each parameter under names like `momentum_buffer/head.weight`."""
+    return {
+        f"{name}/{parameter}": value
+        for parameter, values in state.items()
+        for name, value in values.items()
+    }
+
+
+def _by_parameter(moments: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
+    """Return the inverse of `_flat`."""
+    state: dict[str, dict[str, Tensor]] = {}
+    for key, value in moments.items():
+        name, _, parameter = key.partition("/")
+        state.setdefault(parameter, {})[name] = value
+    return state
+
+
+def _zeros_like(state: Mapping[str, Any]) -> dict[str, Tensor]:
+    """Return full tensors of zeros for the state of one parameter, sharded or not."""
+    return {name: torch.zeros(torch.as_tensor(value).shape) for name, value in state.items()}
+
+
+def _check_fit(file: Path, found: Mapping[str, Any], expected: Mapping[str, Any]) -> None:
+    shapes, others = (
+        {name: tuple(torch.as_tensor(value).shape) for name, value in tensors.items()}
+        for tensors in (found, expected)
+    )
+    wrong = [name for name in {**others, **shapes} if shapes.get(name) != others.get(name)]
+    if wrong:
+        raise SettingError(
+            f"{file} does not fit the model or optimizer: {', '.join(wrong[:3])}"
+            f"{' and others' * (len(wrong) > 3)} differ; try another --run-dir"
+        )

@@ -1,0 +1,113 @@
+"""The `Accelerator`, configured as the engine needs it, and checked to be what was asked for."""
+
+import os
+from collections.abc import Sequence
+from datetime import timedelta
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import (
+    FullyShardedDataParallelPlugin,
+    GradientAccumulationPlugin,
+    InitProcessGroupKwargs,
+)
+from torch import Tensor, nn
+
+from ..settings.errors import SettingError
+from ..settings.run_config import Precision, RunConfig
+from .devices import Devices
+from .process_group import PROCESS_GROUP_TIMEOUT_SECONDS
+from .program import package_name, program_name
+
+DISTRIBUTED_TYPES = {
+    "single": ("NO",),
+    "data_parallel": ("NO",),
+    "ddp": ("MULTI_CPU", "MULTI_GPU", "MULTI_XPU", "MULTI_NPU", "MULTI_MLU", "MULTI_HPU"),
+    "fsdp2": ("FSDP",),
+}
+
+
+def check_launcher(config: RunConfig, devices: Devices) -> None:
+    """Check the settings against those of `accelerate launch`, and against what it supports.
+
+    Raises:
+        SettingError: a setting would be ignored without a word.
+    """
+    if devices.strategy == "fsdp2" and devices.device.type == "cpu":
+        # Accelerate 1.15 runs DDP instead, without a word.
+        raise SettingError(
+            "placement fsdp2 needs an accelerator: Accelerate does not support FSDP2 on a CPU; "
+            f"type: python -m {package_name()}.reference.fsdp2"
+        )
+    launched = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
+    if launched not in ("no", config.mixed_precision):
+        raise SettingError(
+            f"accelerate launch sets mixed_precision {launched}, the run "
+            f"{config.mixed_precision}; try --mixed-precision {launched}"
+        )
+    if os.environ.get("ACCELERATE_DYNAMO_BACKEND", "NO") != "NO" and not config.compile:
+        raise SettingError(
+            "accelerate launch sets a dynamo backend, the run does not; try --compile"
+        )
+
+
+def make_accelerator(
+    devices: Devices,
+    mixed_precision: Precision,
+    accumulation_steps: int = 1,
+    shard_units: Sequence[type[nn.Module]] = (),
+) -> Accelerator:
+    """Return an `Accelerator` for `devices`; it joins the process group.
+
+    Args:
+        devices: What Accelerate must use.
+        mixed_precision: Autocast dtype of the forward pass.
+        accumulation_steps: Forward passes per optimizer step on each device.
+        shard_units: Modules that FSDP2 shards and gathers as a unit.
+
+    Raises:
+        SettingError: Accelerate uses another strategy or world size than was asked for.
+    """
+    sharding = FullyShardedDataParallelPlugin(
+        fsdp_version=2,
+        auto_wrap_policy="transformer_based_wrap",
+        transformer_cls_names_to_wrap=[unit.__name__ for unit in shard_units],
+    )
+    accelerator = Accelerator(
+        cpu=devices.device.type == "cpu",
+        # The threads of DataParallel do not inherit autocast; `AutocastForward` runs inside them.
+        mixed_precision="no" if devices.strategy == "data_parallel" else mixed_precision,
+        # sync_with_dataloader=False: the loader is not prepared by Accelerate.
+        gradient_accumulation_plugin=GradientAccumulationPlugin(
+            num_steps=accumulation_steps, sync_with_dataloader=False
+        ),
+        fsdp_plugin=sharding if devices.strategy == "fsdp2" else None,
+        kwargs_handlers=[
+            InitProcessGroupKwargs(timeout=timedelta(seconds=PROCESS_GROUP_TIMEOUT_SECONDS))
+        ],
+    )
+    kind = accelerator.distributed_type.value
+    if (
+        accelerator.num_processes != devices.world_size
+        or kind not in (DISTRIBUTED_TYPES[devices.strategy])
+    ):
+        raise SettingError(
+            f"Accelerate uses {accelerator.num_processes} process(es) of type {kind} instead of "
+            f"{devices.world_size} of {devices.strategy}; type: torchrun "
+            f"--nproc-per-node {devices.world_size} -m {program_name()}, and the same flags"
+        )
+    return accelerator
+
+
+class AutocastForward(nn.Module):
+    """Autocast inside the replicas of DataParallel, whose threads do not inherit the caller's."""
+
+    def __init__(self, module: nn.Module, mixed_precision: Precision) -> None:
+        super().__init__()
+        self.module = module
+        self.enabled = mixed_precision == "bf16"
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        with torch.autocast(inputs.device.type, dtype=torch.bfloat16, enabled=self.enabled):
+            outputs: Tensor = self.module(inputs)
+        return outputs.float() if self.enabled else outputs

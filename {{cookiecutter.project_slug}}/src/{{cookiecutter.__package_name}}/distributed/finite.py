@@ -1,0 +1,46 @@
+"""Steps whose loss or gradient is NaN or inf: found without a host-device sync per step."""
+
+import torch
+from torch import Tensor
+
+from .collectives import lowest_over_ranks
+
+
+class FiniteCheck:
+    """Remembers the first non-finite step on the device, or skips such steps.
+
+    To stop the run, the number is read where the loop reads from the device anyway, before it
+    logs or saves: no checkpoint contains a NaN. To skip, each step has to ask device and ranks.
+    """
+
+    def __init__(
+        self, device: torch.device, *, skips: bool, reads_gradients: bool, skipped_steps: int = 0
+    ) -> None:
+        self.skips = skips
+        self.reads_gradients = reads_gradients
+        """False for fp16, whose loss scaler looks for overflowing gradients and skips them."""
+
+        self.skipped_steps = skipped_steps
+        self._first = torch.full((1,), torch.inf, device=device)
+
+    def should_step(self, step: int, losses: Tensor, grad_norm: Tensor) -> bool:
+        """Return whether the optimizer may take this step; all ranks call it.
+
+        Args:
+            step: Optimizer step, from 1.
+            losses: (passes per step,), of which this rank's are set.
+            grad_norm: (), of the whole gradient.
+        """
+        total = losses.sum() + grad_norm if self.reads_gradients else losses.sum()
+        found = torch.where(torch.isfinite(total), torch.inf, float(step)).reshape(1)
+        if not self.skips:
+            torch.minimum(self._first, found, out=self._first)
+            return True
+        is_finite = bool(lowest_over_ranks(found).isinf())
+        self.skipped_steps += not is_finite
+        return is_finite or not self.reads_gradients
+
+    def first_step(self) -> int | None:
+        """Return the first non-finite step of any rank, or None; all ranks call it."""
+        first = float(lowest_over_ranks(self._first.clone()))
+        return None if first == torch.inf else int(first)

@@ -1,0 +1,95 @@
+"""The start of a program, in one process or in several.
+
+`run_once` is for programs that run in the process that was started; `run_processes` starts one
+process per device, by torchrun, unless a launcher did so.
+"""
+
+import os
+import sys
+from collections.abc import Callable
+from dataclasses import make_dataclass
+from typing import Annotated, Any, TypeVar
+
+import torch
+import tyro
+from annotated_types import Ge
+
+from ..settings.config_file import parse_config
+from ..settings.errors import SettingError, errors_in_one_line
+from ..settings.run_config import RunConfig
+from .process_group import leave_process_group
+from .program import program_name
+
+Config = TypeVar("Config", bound=RunConfig)
+
+
+def run_once(train: Callable[[Config], None], settings: type[Config]) -> None:
+    """Parse the command line and call `train` in this process."""
+    with errors_in_one_line():
+        train(parse_config(settings))
+        leave_process_group()
+
+
+def run_processes(train: Callable[[Config], None], settings: type[Config]) -> None:
+    """Call `train` in each of several processes: the launcher's, or those that this one starts.
+
+    The latter communicate over a free port of this machine; the first that fails ends the others.
+    """
+    with errors_in_one_line():
+        config: Any = parse_config(with_num_processes(settings))
+        num_processes = config.num_processes or _default_num_processes(config)
+        world_size = os.environ.get("WORLD_SIZE")
+        if world_size is None and not config.plan_only:
+            return _start_processes(num_processes)
+        if world_size is None:
+            os.environ["WORLD_SIZE"] = str(num_processes)
+        elif config.num_processes not in (None, int(world_size)):
+            raise SettingError(
+                f"num_processes ({config.num_processes}) is not what the launcher started "
+                f"({world_size}); leave it out"
+            )
+        train(config)
+        leave_process_group()
+
+
+def with_num_processes(settings: type[Config]) -> type[Config]:
+    """Return `settings` with the flag --num-processes."""
+    text = "Processes to start; None is one per GPU, or two on a CPU."
+    kind = Annotated[int | None, Ge(1), tyro.conf.arg(help=text)]
+    return make_dataclass(
+        settings.__name__,
+        [("num_processes", kind, None)],
+        bases=(settings,),
+        namespace={"__doc__": settings.__doc__},
+        frozen=True,
+        kw_only=True,
+    )
+
+
+def _default_num_processes(config: RunConfig) -> int:
+    on_cpu = config.placement == "cpu" or not torch.accelerator.is_available()
+    return 2 if on_cpu else torch.accelerator.device_count()
+
+
+def _start_processes(num_processes: int) -> None:
+    """Start this program again under torchrun, and exit with the code of what failed first."""
+    # Not at the top: only the parent process needs them.
+    from torch.distributed.elastic.multiprocessing.api import SignalException
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.run import main as torchrun
+
+    # torchrun would set it too, after a warning of many lines.
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    command = ["--standalone", "--nproc-per-node", str(num_processes)]
+    command += ["--signals-to-handle", "SIGTERM,SIGINT,SIGUSR1,SIGHUP,SIGQUIT"]
+    try:
+        torchrun([*command, "-m", program_name(), *sys.argv[1:]])
+    except ChildFailedError as error:
+        # The process has printed its error, unless a signal killed it.
+        rank, first = error.get_first_failure()
+        if first.exitcode < 0:
+            print(f"error: rank {rank} was killed by {first.signal_name()}", file=sys.stderr)
+        raise SystemExit(first.exitcode if first.exitcode > 0 else 1) from None
+    except SignalException as error:
+        # The processes got the signal as well, have saved and exited.
+        raise SystemExit(128 + error.sigval) from None

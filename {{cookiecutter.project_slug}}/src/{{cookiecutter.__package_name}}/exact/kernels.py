@@ -1,0 +1,20 @@
+"""Kernels whose result is the same at every call."""
+
+import os
+
+import torch
+
+from ..distributed.devices import Devices
+
+
+def use_deterministic_kernels(devices: Devices) -> None:
+    """If the run is exact, use deterministic kernels, and one thread per process on a CPU."""
+    if not devices.exact:
+        return
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.use_deterministic_algorithms(True)
+    torch.backends.cudnn.benchmark = False
+    # The sums inside a CPU kernel depend on the number of threads.
+    torch.set_num_threads(1)
+    # Without it, Accelerate would set another number of threads.
+    os.environ.setdefault("OMP_NUM_THREADS", "1")

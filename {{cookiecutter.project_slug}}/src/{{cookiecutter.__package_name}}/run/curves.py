@@ -1,0 +1,64 @@
+"""The curves of a run: a panel for each metric of an evaluation, and one for the learning rate."""
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from matplotlib import rc_context
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+CURVES_FILE = "curves.png"
+STYLE: dict[Any, Any] = {
+    "font.size": 11,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.alpha": 0.25,
+    "axes.titlelocation": "left",
+    "axes.titleweight": "bold",
+    "figure.dpi": 150,
+}
+COLORS = {"train": "#4c78a8", "validation": "#f58518", "test": "#54a24b"}
+# Every line has these; they are no metrics.
+OTHER_VALUES = {"split", "step", "epoch", "samples"}
+
+
+def draw_curves(metrics: Sequence[Mapping[str, Any]], file: Path) -> None:
+    """Save the curves of a log, the lines of metrics.jsonl, as a picture."""
+    evaluated = [line for line in metrics if line["split"] != "train"]
+    names = dict.fromkeys(
+        name for line in evaluated for name in line if name not in OTHER_VALUES | {"loss"}
+    )
+    panels = ["loss", *names, "learning_rate"]
+    with rc_context(STYLE):
+        figure = Figure(figsize=(13 / 3 * len(panels), 4), layout="constrained")
+        grid = figure.subplots(1, len(panels), sharex=True, squeeze=False)[0]
+        for axes, name in zip(grid, panels, strict=True):
+            _draw_metric(axes, metrics, name)
+        figure.savefig(file)
+
+
+def _draw_metric(axes: Axes, metrics: Sequence[Mapping[str, Any]], name: str) -> None:
+    """Draw one metric of every split that has it; the test result is a single point."""
+    for split, color in COLORS.items():
+        points = [
+            # NaN and inf are null in the file, and a gap in the curve.
+            (line["step"], math.nan if line[name] is None else line[name])
+            for line in metrics
+            if line["split"] == split and name in line
+        ]
+        if points:
+            marker = {"train": None, "validation": "o", "test": "*"}[split]
+            size = 12 if split == "test" else 4
+            steps, values = zip(*points, strict=True)
+            axes.plot(steps, values, marker=marker, markersize=size, color=color, label=split)
+    axes.set_title(name.replace("_", " ").capitalize())
+    axes.set_xlabel("optimizer step")
+    if name == "loss":
+        axes.set_yscale("log")
+    if name == "learning_rate":
+        axes.yaxis.set_major_formatter("{x:g}")
+    elif axes.lines:
+        axes.legend(frameon=False)

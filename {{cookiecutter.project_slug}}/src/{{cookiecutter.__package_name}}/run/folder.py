@@ -1,0 +1,170 @@
+"""The folder of a run: chosen, locked, opened and released; one run at a time writes to it."""
+
+import time
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from filelock import FileLock
+
+from ..checkpoint.atomic import write_atomically
+from ..checkpoint.progress import Progress
+from ..checkpoint.resume import find_start, resume_command
+from ..checkpoint.store import (
+    checkpoint_folder,
+    remove_unfinished,
+    rename_damaged,
+    saved_steps,
+)
+from ..checkpoint.weights import WEIGHTS_FILE
+from ..distributed.collectives import broadcast_from_rank_0
+from ..distributed.devices import Devices
+from ..settings.config_file import CONFIG_FILE, as_yaml
+from ..settings.errors import RunError, SettingError
+from ..settings.run_config import RunConfig
+from .environment import write_environment
+from .metrics_file import truncate_metrics
+from .run_dir import LOCK_FILE, check_run_dir, lock_run_dir, next_free
+
+SUMMARY_FILE = "summary.json"
+SECONDS_FOR_RANK_0 = 5.0
+
+
+class RunFolder(AbstractContextManager["RunFolder"]):
+    """Where a run writes, and the checkpoint it starts from.
+
+    Making it checks and chooses, on rank 0, before anything is started; `share_start` tells the
+    other ranks; as a context it is open for writing, and released at the end. Only rank 0 reads,
+    locks and writes.
+    """
+
+    def __init__(self, config: RunConfig, devices: Devices) -> None:
+        """Choose the folder, and the checkpoint if the run is to be resumed.
+
+        Changes nothing on disk, except to lock a run that exists.
+
+        Raises:
+            SettingError: the folder cannot be written, is in use or is no run; or no checkpoint
+                fits.
+        """
+        self.path = config.run_dir or Path("runs") / f"{datetime.now(UTC):%Y-%m-%d_%H-%M-%S}"
+        self.start = Progress()
+        """Progress of the checkpoint that the run resumes from; on other ranks once shared."""
+
+        self._config = config
+        self._devices = devices
+        self._lock: FileLock | None = None
+        if not devices.is_main_process:
+            return
+        if config.run_dir is None and self.path.exists():
+            self.path = next_free(self.path)
+        check_run_dir(self.path, config)
+        if config.resume != "never" and (self.path / CONFIG_FILE).exists():
+            self._lock = lock_run_dir(self.path)
+            try:
+                self.start = find_start(self.path, config)
+            except SettingError:
+                self.release()
+                raise
+
+    @property
+    def checkpoint(self) -> Path | None:
+        """The checkpoint that the run resumes from, None in a new run."""
+        return checkpoint_folder(self.path, self.start.step) if self.start.step else None
+
+    def share_start(self, num_train_samples: int) -> Progress:
+        """Return the progress that the run starts from, on every rank; all ranks call it.
+
+        Raises:
+            SettingError: it was made with a training set of another size.
+        """
+        self.path, self.start = broadcast_from_rank_0((self.path, self.start))
+        start = self.start
+        is_changed = start.step and start.num_train_samples != num_train_samples
+        if is_changed and not self._config.allow_changes:
+            raise SettingError(
+                f"the training set has {num_train_samples} samples and had "
+                f"{start.num_train_samples} up to step {start.step}; restore it, or try "
+                "--allow-changes"
+            )
+        return start
+
+    def __enter__(self) -> Self:
+        if self._devices.is_main_process:
+            try:
+                self._open()
+            except OSError as error:
+                raise SettingError(
+                    f"run_dir {self.path} cannot be written: {error.strerror}"
+                ) from error
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.release()
+        if not isinstance(error, RunError):
+            return
+        if self._devices.is_main_process:
+            raise RunError(f"{error}. {self.resume_command()}") from error
+        # All ranks have the error, and a launcher kills the others once one has exited: leave
+        # rank 0 the time to close the tracker and print it.
+        time.sleep(SECONDS_FOR_RANK_0)
+
+    def release(self) -> None:
+        """Unlock the folder."""
+        if self._lock is not None:
+            self._lock.release()
+
+    def resume_command(self) -> str:
+        """Return, as one line, the latest checkpoint and the command that resumes from it."""
+        return resume_command(self.path, self._devices)
+
+    @contextmanager
+    def writing(self) -> Iterator[None]:
+        """Turn a failed write into a `RunError` that names the file."""
+        try:
+            yield
+        except OSError as error:
+            raise RunError(f"{error.filename or self.path}: {error.strerror or error}") from error
+
+    def _open(self) -> None:
+        """Lock the folder, remove what a previous start left behind, and write the settings."""
+        if self._lock is None:
+            self._lock = self._lock_new()
+        # First: a folder with settings is a run, which can be resumed from here on.
+        write_atomically(self.path / CONFIG_FILE, as_yaml(self._config))
+        remove_unfinished(self.path)
+        for step in saved_steps(self.path):
+            if step > self.start.step:  # Later than the latest valid one: corrupted.
+                rename_damaged(checkpoint_folder(self.path, step))
+        # The results of an earlier end of this run.
+        for name in (SUMMARY_FILE, WEIGHTS_FILE):
+            (self.path / name).unlink(missing_ok=True)
+        for picture in self.path.glob("*.png"):
+            picture.unlink()
+        truncate_metrics(self.path, self.start.step)
+        write_environment(self.path)
+
+    def _lock_new(self) -> FileLock:
+        """Return the lock of a folder that was free when it was chosen."""
+        try:
+            lock = lock_run_dir(self.path)
+            check_run_dir(self.path, self._config)
+            if (self.path / CONFIG_FILE).exists():
+                raise SettingError(
+                    f"run_dir {self.path} was taken by another run just now; start again"
+                )
+        except SettingError:
+            if self._config.run_dir is not None or not (self.path / LOCK_FILE).exists():
+                raise
+            # Two runs that start in the same second choose the same name.
+            self.path = next_free(self.path)
+            return self._lock_new()
+        return lock

@@ -1,0 +1,102 @@
+"""The log of a run: lines or a progress bar, `metrics.jsonl` and the tracker."""
+
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
+from types import TracebackType
+from typing import Self
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from ..batches.evaluation import Evaluation
+from ..batches.plan import Plan
+from .folder import RunFolder
+from .metrics_file import append_metrics
+from .stopwatch import Stopwatch
+from .trackers import Tracker
+
+
+class RunLog(AbstractContextManager["RunLog"]):
+    """Records steps and evaluations on rank 0; the methods do nothing on other ranks.
+
+    On a terminal there is a progress bar; elsewhere each logged step is a line.
+    """
+
+    def __init__(self, plan: Plan, folder: RunFolder, stopwatch: Stopwatch) -> None:
+        self.plan = plan
+        self.folder = folder
+        self.stopwatch = stopwatch
+        self.is_main_process = plan.devices.is_main_process
+        self.tracker = Tracker(
+            plan.config,
+            folder.path,
+            is_main_process=self.is_main_process,
+            first_step=plan.start_step + 1,
+        )
+        self.console = Console(highlight=False)
+        self._last = (plan.start_step, stopwatch.seconds)  # At the last training line.
+        self._bar = Progress(
+            TextColumn("step"),
+            MofNCompleteColumn(),
+            BarColumn(),
+            TextColumn("{task.fields[state]}"),
+            TimeRemainingColumn(),
+            TextColumn("left"),
+            console=self.console,
+            transient=True,
+            disable=not (self.is_main_process and self.console.is_terminal),
+        )
+        self._task = self._bar.add_task(
+            "train", total=plan.total_steps, completed=plan.start_step, state=""
+        )
+
+    def __enter__(self) -> Self:
+        self._bar.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._bar.stop()
+        self.tracker.finish()
+
+    def advance(self, step: int) -> None:
+        """Show `step` steps as done."""
+        self._bar.update(self._task, completed=step)
+
+    def training(self, step: int, *, loss: float, grad_norm: float, learning_rate: float) -> None:
+        """Record a training step; its speed is the mean since the last one that was recorded."""
+        (last_step, last_seconds), seconds = self._last, self.stopwatch.seconds
+        self._last = step, seconds
+        samples = (step - last_step) * self.plan.config.global_batch_size
+        speed = samples / max(seconds - last_seconds, 1e-9)
+        values = {"loss": loss, "grad_norm": grad_norm, "learning_rate": learning_rate}
+        self._record("train", step, {**values, "samples_per_second": speed})
+        state = f"loss {loss:.4f}  rate {learning_rate:.2e}  {speed:,.0f} samples/s"
+        self._bar.update(self._task, state=state)
+        if self._bar.disable:
+            self._print("train", step, state)
+
+    def evaluation(self, split: str, step: int, evaluation: Evaluation) -> None:
+        """Record the results of an evaluation, and the number of samples they are from."""
+        results = evaluation.results
+        self._record(split, step, {**results, "samples": evaluation.samples})
+        text = "  ".join(f"{name} {value:.4f}" for name, value in results.items())
+        self._print(split, step, text)
+
+    def _record(self, split: str, step: int, values: Mapping[str, float]) -> None:
+        if not self.is_main_process:
+            return
+        epoch = (step - 1) // self.plan.steps_per_epoch
+        with self.folder.writing():
+            line = {"split": split, "step": step, "epoch": epoch, **values}
+            append_metrics(self.folder.path, line)
+        self.tracker.log({f"{split}/{name}": value for name, value in values.items()}, step)
+
+    def _print(self, split: str, step: int, text: str) -> None:
+        if self.is_main_process:
+            total = str(self.plan.total_steps)
+            self.console.print(f"step {step:>{len(total)}}/{total}  {split:<10}  {text}")

@@ -1,0 +1,110 @@
+"""The plan of a run as a table: devices, batch arithmetic, steps."""
+
+from collections.abc import Callable
+
+import torch
+import torch.distributed as dist
+from torch import nn
+
+from ..batches.loaders import MapDataset
+from ..batches.plan import Plan, make_plan
+from ..checkpoint.progress import Progress
+from ..distributed.devices import Devices
+from ..distributed.program import program_name
+from ..exact.tree import odd_factor
+from ..settings.run_config import RunConfig
+from .tables import print_table
+
+
+def show_plan_only(
+    config: RunConfig,
+    devices: Devices,
+    start: Progress,
+    load_split: Callable[..., MapDataset],
+    make_model: Callable[[], nn.Module],
+) -> None:
+    """Print the plan of a run that would start from `start`; starts and writes nothing.
+
+    Raises:
+        SettingError: as `make_plan`.
+    """
+    train_set = load_split("train", augmented=True)
+    plan = make_plan(config, devices, num_train_samples=len(train_set), start_step=start.step)
+    show_plan(plan, start, make_model())
+
+
+def show_plan(plan: Plan, start: Progress, model: nn.Module) -> None:
+    """Print the plan on rank 0."""
+    if plan.devices.is_main_process:
+        print_table("Plan", plan_rows(plan, start, model))
+
+
+def plan_rows(plan: Plan, start: Progress, model: nn.Module) -> dict[str, str]:
+    """Return the rows of the table."""
+    config, devices = plan.config, plan.devices
+    num_parameters = sum(parameter.numel() for parameter in model.parameters())
+    accumulation = plan.gradient_accumulation_steps
+    used = plan.steps_per_epoch * config.global_batch_size
+    rest = plan.num_train_samples - used
+    epochs = plan.total_steps / plan.steps_per_epoch
+    is_float32 = config.mixed_precision == "no"
+    precision = "float32" if is_float32 else f"{config.mixed_precision} autocast"
+    return {
+        "Placement": _placement(devices),
+        "Precision": precision + (", compiled" if config.compile else ""),
+        "Model": f"{num_parameters:,} parameters",
+        "Exact": _exact(plan),
+        "Batch": f"{config.global_batch_size} samples per optimizer step = "
+        f"{config.micro_batch_size} per forward pass x {devices.data_parallel_size} "
+        f"replica{'s' * (devices.data_parallel_size > 1)} x {accumulation} "
+        f"accumulation step{'s' * (accumulation > 1)}",
+        "Epoch": f"{plan.steps_per_epoch} steps, {used} of {plan.num_train_samples} samples"
+        + (f"; another {rest} are left out each time" if rest else ""),
+        "Steps": f"{plan.total_steps} optimizer steps ({epochs:.3g} epochs)",
+        "Checkpoints": _checkpoints(config),
+        **({"Resumed": _resumed(devices, start)} if start.step else {}),
+    }
+
+
+def _placement(devices: Devices) -> str:
+    processes = f"{devices.world_size} process{'es' * (devices.world_size > 1)}"
+    if devices.strategy == "data_parallel":
+        processes += f" driving {devices.devices_per_process} devices"
+    count = torch.get_num_threads()
+    is_cpu = devices.device.type == "cpu"
+    threads = f", {count} thread{'s' * (count > 1)} each" if is_cpu else ""
+    backend = dist.get_default_backend_for_device(devices.device)
+    link = f", {backend}" if devices.world_size > 1 else ""
+    advice = ""
+    if devices.devices_per_process > 1:
+        advice = f"; faster: torchrun --nproc-per-node {devices.devices_per_process} -m "
+        advice += program_name()
+    return f"{devices.strategy}: {processes} on {devices.device.type}{threads}{link}{advice}"
+
+
+def _exact(plan: Plan) -> str:
+    if not plan.devices.exact:
+        reason = f", {plan.devices.strategy} cannot be" if plan.config.exact else ""
+        return f"no{reason}: other placements agree to rounding"
+    odd = odd_factor(plan.devices.world_size)
+    num_micro_batches = plan.config.num_micro_batches
+    sizes = [odd * 2**power for power in range(num_micro_batches.bit_length())]
+    same = ", ".join(str(size) for size in sizes if num_micro_batches % size == 0)
+    return f"the same bits on {same} processes, with this hardware and these versions"
+
+
+def _checkpoints(config: RunConfig) -> str:
+    every, keep = config.checkpoint_every, config.keep_checkpoints
+    if not every:
+        return "only when a signal stops the run"
+    kept = f"the newest {keep} and the best are kept" if keep else "all are kept"
+    return f"every {every} steps and after the best validation; {kept}"
+
+
+def _resumed(devices: Devices, start: Progress) -> str:
+    where = f"after step {start.step}, computed by {start.strategy} on {start.world_size} "
+    where += f"process{'es' * (start.world_size > 1)}"
+    has_same_tree = odd_factor(devices.world_size) == odd_factor(start.world_size)
+    if devices.exact and not (start.exact and has_same_tree):
+        where += "; not the bits of a run on these processes alone"
+    return where

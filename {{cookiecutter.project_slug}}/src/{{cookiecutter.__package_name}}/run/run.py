@@ -1,0 +1,159 @@
+"""One training run: its folder, log, checkpoints, stopwatch and check for NaN, in one object."""
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager, ExitStack
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from torch import Tensor
+
+from ..batches.evaluation import Evaluation
+from ..batches.means import exact_mean
+from ..batches.plan import Plan
+from ..checkpoint.checkpoints import Checkpoints
+from ..checkpoint.state import TrainingState
+from ..distributed.collectives import sum_over_ranks
+from ..distributed.finite import FiniteCheck
+from ..settings.errors import RunError
+from .folder import RunFolder
+from .log import RunLog
+from .metrics_file import METRICS_FILE
+from .stopwatch import Stopwatch
+from .summary import print_results, summarize_run, write_results
+
+DrawPictures = Callable[[Path, Any, Evaluation], None]
+
+
+class Run(AbstractContextManager["Run"]):
+    """What the training loop calls in addition to the step itself; all ranks call each method.
+
+    As a context it holds the run folder: open and locked inside, released at the end.
+    """
+
+    def __init__(self, plan: Plan, folder: RunFolder, state: TrainingState) -> None:
+        self.plan = plan
+        self.folder = folder
+        self.state = state
+        self.steps_done = plan.start_step
+        self.checkpoint_seconds = 0.0
+        """Seconds that the loop has waited for checkpoints."""
+
+        self.finite = FiniteCheck(
+            plan.devices.device,
+            skips=plan.config.skip_nonfinite,
+            reads_gradients=plan.config.mixed_precision != "fp16",
+            skipped_steps=folder.start.skipped_steps,
+        )
+        self._parts = ExitStack()
+
+    def __enter__(self) -> Self:
+        start = self.folder.start
+        with ExitStack() as parts:
+            run_dir = parts.enter_context(self.folder).path
+            log = run_dir / METRICS_FILE
+            self.checkpoints = Checkpoints(self.plan, start, self.state, run_dir, synced_first=log)
+            self.stopwatch = Stopwatch(start.train_seconds, self.plan.devices.device)
+            self.log = parts.enter_context(RunLog(self.plan, self.folder, self.stopwatch))
+            self._parts = parts.pop_all()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._parts.__exit__(kind, error, traceback)
+
+    def advance(self, step: int) -> None:
+        """Count `step` as done."""
+        self.steps_done = step
+        self.log.advance(step)
+
+    def check(self) -> None:
+        """Stop the run if a step on any rank was not finite, or a checkpoint was not written.
+
+        Raises:
+            RunError: with the step, the cause and what to try.
+        """
+        step = self.finite.first_step()
+        if step is not None:
+            raise RunError(
+                f"step {step}: loss or gradient is NaN or inf; resuming would hit it again; "
+                "try --skip-nonfinite, or a lower --learning-rate with --allow-changes"
+            )
+        self.checkpoints.check()
+
+    def log_training(
+        self, step: int, losses: Tensor, grad_norm: Tensor, learning_rate: float
+    ) -> None:
+        """Log a training step, with the mean loss over the passes of all ranks.
+
+        Args:
+            step: Optimizer step, from 1.
+            losses: (passes per step,), of which this rank's are set and the others zero.
+            grad_norm: (), of the whole gradient before clipping.
+            learning_rate: Of this step.
+        """
+        loss = exact_mean(sum_over_ranks(losses.clone()))
+        self.log.training(step, loss=loss, grad_norm=grad_norm.item(), learning_rate=learning_rate)
+
+    def log_evaluation(self, split: str, step: int, evaluation: Evaluation) -> None:
+        """Log an evaluation; a validation with the lowest loss makes a checkpoint due."""
+        self.log.evaluation(split, step, evaluation)
+        if split == "validation":
+            self.checkpoints.rank_validation(step, evaluation.results["loss"])
+
+    def save(self, step: int) -> None:
+        """Save a checkpoint after `step`, which is written while training continues.
+
+        Raises:
+            RunError: the checkpoint before could not be written.
+        """
+        seconds = self.stopwatch.seconds
+        with self.stopwatch.paused() as pause:
+            self.checkpoints.save(
+                step, train_seconds=seconds, skipped_steps=self.finite.skipped_steps
+            )
+        self.checkpoint_seconds += pause.seconds
+
+    def finish(
+        self,
+        test: Evaluation | None,
+        stopped_by: str | None,
+        test_set: Any,
+        draw_pictures: DrawPictures,
+    ) -> None:
+        """Write the summary, and the weights and pictures of a run that reached its last step.
+
+        Args:
+            test: Evaluation of the test set; None if the run was stopped.
+            stopped_by: Name of the signal that stopped it.
+            test_set: For the pictures.
+            draw_pictures: Saves pictures to a folder.
+
+        Raises:
+            RunError: a file could not be written.
+        """
+        train_seconds = self.stopwatch.seconds
+        self.checkpoints.wait()
+        weights = self.state.weights() if test else {}
+        if not self.plan.devices.is_main_process:
+            return
+        summary = summarize_run(
+            self.plan,
+            self.checkpoints.progress,
+            test,
+            steps=self.steps_done,
+            skipped_steps=self.finite.skipped_steps,
+            stopped_by=stopped_by,
+            train_seconds=train_seconds,
+            checkpoint_seconds=self.checkpoint_seconds,
+        )
+        with self.folder.writing():
+            write_results(self.folder.path, summary, weights)
+            if test:
+                # Last: this is the user's code, and may fail.
+                draw_pictures(self.folder.path, test_set, test)
+        print_results(self.folder, summary, test)

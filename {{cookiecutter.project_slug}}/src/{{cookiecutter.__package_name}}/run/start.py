@@ -1,0 +1,16 @@
+"""Checks before anything is started: errors come before processes wait and data is loaded."""
+
+from ..distributed.devices import Devices
+from ..settings.run_config import RunConfig
+from .trackers import check_tracker
+
+
+def check_settings(config: RunConfig, devices: Devices) -> None:
+    """Check the settings that only devices and installed packages can judge.
+
+    Raises:
+        SettingError: the global batch does not divide over the devices, or the tracker is not
+            installed.
+    """
+    config.gradient_accumulation_steps(devices.data_parallel_size)
+    check_tracker(config)

@@ -1,0 +1,89 @@
+"""The end of a run: `summary.json`, the final weights, the curves, and a table of the results."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from ..batches.evaluation import Evaluation
+from ..batches.plan import Plan
+from ..checkpoint.atomic import write_json
+from ..checkpoint.progress import Progress
+from ..checkpoint.weights import WEIGHTS_FILE, save_weights
+from .curves import CURVES_FILE, draw_curves
+from .folder import SUMMARY_FILE, RunFolder
+from .metrics_file import read_metrics
+from .tables import print_table
+
+
+def summarize_run(
+    plan: Plan,
+    progress: Progress,
+    test: Evaluation | None,
+    *,
+    steps: int,
+    skipped_steps: int,
+    stopped_by: str | None,
+    train_seconds: float,
+    checkpoint_seconds: float,
+) -> dict[str, Any]:
+    """Return the content of `summary.json`."""
+    config, devices = plan.config, plan.devices
+    results: dict[str, Any] = {}
+    if test:
+        results = {f"test_{name}": value for name, value in test.results.items()}
+        results["test_samples"] = test.samples
+    return {
+        "placement": devices.strategy,
+        "device": devices.device.type,
+        "world_size": devices.world_size,
+        "data_parallel_size": devices.data_parallel_size,
+        "global_batch_size": config.global_batch_size,
+        "micro_batch_size": config.micro_batch_size,
+        "gradient_accumulation_steps": plan.gradient_accumulation_steps,
+        "exact": devices.exact,
+        "mixed_precision": config.mixed_precision,
+        "optimizer_steps": steps,
+        "epochs": steps / plan.steps_per_epoch,
+        "skipped_steps": skipped_steps,
+        "stopped_by": stopped_by,
+        "resumed_from": plan.start_step or None,
+        "best_step": progress.best_step,
+        "best_validation_loss": progress.best_loss,
+        **results,
+        "train_seconds": round(train_seconds, 3),
+        "train_samples_per_second": steps * config.global_batch_size / train_seconds,
+        "checkpoint_seconds": round(checkpoint_seconds, 3),
+    }
+
+
+def write_results(run_dir: Path, summary: Mapping[str, Any], weights: Mapping[str, Tensor]) -> None:
+    """Write final weights, if there are any, the summary, and the curves of the log."""
+    if weights:
+        save_weights(run_dir, weights)
+    write_json(run_dir / SUMMARY_FILE, summary)
+    draw_curves(read_metrics(run_dir), run_dir / CURVES_FILE)
+
+
+def print_results(folder: RunFolder, summary: Mapping[str, Any], test: Evaluation | None) -> None:
+    """Print the test results of a finished run, or the command that resumes a stopped one."""
+    seconds, speed = summary["train_seconds"], summary["train_samples_per_second"]
+    training = f"{seconds:.1f} s, {speed:,.0f} samples per second"
+    if test is None:
+        steps = summary["optimizer_steps"]
+        print(f"Stopped by {summary['stopped_by']} after step {steps}, {training}.")
+        print(folder.resume_command())
+        return
+    pictures = sorted(path.name for path in folder.path.glob("*.png"))
+    print_table(
+        "Result",
+        {
+            **{f"Test {name}": f"{value:.4f}" for name, value in test.results.items()},
+            "Test samples": f"{test.samples}",
+            "Training": training,
+            "Run folder": f"{folder.path}/",
+            "Pictures": ", ".join(pictures),
+            "Weights": WEIGHTS_FILE,
+        },
+    )

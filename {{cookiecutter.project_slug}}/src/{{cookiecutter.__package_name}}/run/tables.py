@@ -1,0 +1,19 @@
+"""Tables on the terminal."""
+
+from collections.abc import Mapping
+
+from rich.console import Console
+from rich.table import Table
+
+
+def print_table(title: str, rows: Mapping[str, str]) -> None:
+    """Print names and values under a title."""
+    table = Table(show_header=False, box=None, pad_edge=False)
+    table.add_column(no_wrap=True)
+    table.add_column(overflow="fold")
+    for name, value in rows.items():
+        table.add_row(name, value)
+    console = Console(highlight=False)
+    console.print(f"\n[bold]{title}[/bold]")
+    console.print(table)
+    console.print()

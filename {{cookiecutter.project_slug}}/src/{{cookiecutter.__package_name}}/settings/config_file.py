@@ -1,0 +1,81 @@
+"""The settings of a run as `config.yaml`, and as flags on top of such a file."""
+
+import sys
+from collections.abc import Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import TypeVar
+
+import yaml
+
+from .command_line import parse_command_line
+from .errors import SettingError
+from .run_config import NOT_SAVED, RunConfig
+
+CONFIG_FILE = "config.yaml"
+DESCRIPTION = "--config FILE reads the settings in a run's config.yaml; other flags override it."
+
+Config = TypeVar("Config", bound=RunConfig)
+
+
+def as_yaml(config: RunConfig) -> str:
+    """Return the settings as YAML, for `--config FILE`."""
+    return yaml.safe_dump(config.saved(), sort_keys=False)
+
+
+def load_config(settings: type[Config], file: Path) -> Config:
+    """Return the settings in a `config.yaml`; those not in it have their defaults.
+
+    Raises:
+        SettingError: the file cannot be read, or has an unknown setting or a wrong value.
+    """
+    try:
+        values = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        reason = " ".join(str(error).split())
+        raise SettingError(f"config {file} cannot be read: {reason}") from error
+    known = [field.name for field in fields(settings) if field.name not in NOT_SAVED]
+    if not isinstance(values, dict):
+        raise SettingError(f"config {file} must be 'name: value' lines, as in a run's config.yaml")
+    if unknown := [str(name) for name in values if name not in known]:
+        raise SettingError(f"config {file} has unknown settings: {', '.join(unknown)}; see --help")
+    # Through the parser of the command line, so that both have the same checks.
+    flags = [flag for name, value in values.items() for flag in _as_flag(settings, name, value)]
+    try:
+        return parse_command_line(settings, flags)
+    except SettingError as error:
+        raise SettingError(f"config {file}: {error}") from error
+
+
+def _as_flag(settings: type[RunConfig], name: str, value: object) -> list[str]:
+    flag = name.replace("_", "-")
+    if isinstance(getattr(settings, name), bool) and isinstance(value, bool):
+        return [f"--{flag}" if value else f"--no-{flag}"]
+    # YAML reads `no`, a value of mixed_precision, as false.
+    return [f"--{flag}", "no" if value is False else str(value)]
+
+
+def parse_config(settings: type[Config], argv: Sequence[str] | None = None) -> Config:
+    """Return the settings from flags; `--config FILE` gives defaults that flags override.
+
+    Raises:
+        SettingError: a flag, the file or a value is wrong.
+    """
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    default = settings()
+    for position, argument in enumerate(arguments):
+        flag, has_value, file = argument.partition("=")
+        if flag == "--config":
+            if not has_value and position + 1 == len(arguments):
+                raise SettingError("--config needs a file; try --config runs/NAME/config.yaml")
+            file = file if has_value else arguments[position + 1]
+            del arguments[position : position + (1 if has_value else 2)]
+            flags = {text.partition("=")[0].replace("_", "-") for text in arguments}
+            if "--config" in flags:
+                raise SettingError("--config was given twice; give one file, and flags beside it")
+            values = load_config(settings, Path(file)).saved()
+            if "--epochs" in flags:
+                values["max_steps"] = None  # It would override the flag.
+            default = settings(**values)
+            break
+    return parse_command_line(settings, arguments, default=default, description=DESCRIPTION)

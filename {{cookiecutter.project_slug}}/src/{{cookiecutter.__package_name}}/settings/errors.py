@@ -1,0 +1,41 @@
+"""Errors that a user can act on, printed as one line instead of a traceback."""
+
+import contextlib
+import os
+import socket
+import sys
+from collections.abc import Iterator
+
+
+class SettingError(ValueError):
+    """A setting, a flag or the launch command is wrong; the message says what to type instead."""
+
+
+class RunError(RuntimeError):
+    """The run failed after it had started; checkpoints written before stay valid."""
+
+
+@contextlib.contextmanager
+def errors_in_one_line() -> Iterator[None]:
+    """Print the two errors above as one line for each machine, and exit.
+
+    Exit codes: 2 for a `SettingError`, 1 for a `RunError`, 130 after a second Ctrl-C.
+    """
+    try:
+        yield
+    except (SettingError, RunError) as error:
+        _print_once(f"error: {error}")
+        raise SystemExit(2 if isinstance(error, SettingError) else 1) from None
+    except KeyboardInterrupt:
+        _print_once("interrupted; the latest complete checkpoint is kept")
+        # Neither threads that still write nor ranks that are gone may delay the exit.
+        os._exit(130)
+
+
+def _print_once(line: str) -> None:
+    """Print a line on stderr, on one rank of each machine: the cause may be on one machine only."""
+    sys.stdout.flush()
+    if int(os.environ.get("LOCAL_RANK", 0)) == 0:
+        is_multi_node = os.environ.get("GROUP_WORLD_SIZE", "1") != "1"
+        host = f"{socket.gethostname()}: " if is_multi_node else ""
+        print(f"{host}{line}", file=sys.stderr, flush=True)

@@ -1,0 +1,205 @@
+"""The parts of a run, each alone."""
+
+import json
+import os
+import subprocess
+import time
+import traceback
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from my_run.batches.plan import Plan, make_plan
+from my_run.batches.seeds import seed_torch
+from my_run.checkpoint.checkpoints import Checkpoints
+from my_run.checkpoint.progress import Progress
+from my_run.config import TrainConfig
+from my_run.distributed.devices import find_devices
+from my_run.distributed.finite import FiniteCheck
+from my_run.run.environment import (
+    MAX_DIFF_CHARACTERS,
+    describe_code,
+)
+from my_run.run.folder import RunFolder
+from my_run.run.stopwatch import Stopwatch
+from my_run.settings.errors import RunError, SettingError
+
+CPU = torch.device("cpu")
+
+
+def plan_of(**settings: Any) -> Plan:
+    config = TrainConfig(**settings)
+    return make_plan(config, find_devices(config, "single"), num_train_samples=1000)
+
+
+def test_the_first_step_that_is_not_finite_is_remembered() -> None:
+    finite, one = FiniteCheck(CPU, skips=False, reads_gradients=True), torch.ones(2)
+    assert finite.first_step() is None
+    for step, losses, norm in ((1, one, 1.0), (2, one, torch.nan), (3, one * torch.inf, 1.0)):
+        assert finite.should_step(step, losses, torch.tensor(norm))
+
+    assert (finite.first_step(), finite.skipped_steps) == (2, 0)
+
+
+def test_a_step_that_is_not_finite_is_skipped_and_counted() -> None:
+    finite = FiniteCheck(CPU, skips=True, reads_gradients=True, skipped_steps=4)
+    steps = [(1.0, 1.0), (torch.nan, 1.0), (1.0, torch.inf)]
+    may_step = [finite.should_step(1, torch.tensor([a]), torch.tensor(b)) for a, b in steps]
+
+    assert may_step == [True, False, False]
+    assert (finite.skipped_steps, finite.first_step()) == (6, None)
+
+
+def test_overflowing_gradients_of_fp16_are_left_to_the_scaler() -> None:
+    finite = FiniteCheck(CPU, skips=False, reads_gradients=False)
+
+    assert finite.should_step(1, torch.ones(1), torch.tensor(torch.inf))
+    assert finite.first_step() is None
+
+
+def test_a_stopwatch_excludes_its_pauses() -> None:
+    stopwatch = Stopwatch(10.0, CPU)
+    with stopwatch.paused() as pause:
+        time.sleep(0.2)
+    time.sleep(0.1)
+
+    assert pause.seconds >= 0.2
+    assert 10.1 <= stopwatch.seconds < 10.2
+
+
+def test_checkpoints_are_due_at_their_interval_the_end_and_the_best(tmp_path: Path) -> None:
+    plan = plan_of(max_steps=10, checkpoint_every=4)
+    state: Any = None
+    checkpoints = Checkpoints(plan, Progress(), state, tmp_path, synced_first=tmp_path / "log")
+    for step, loss in ((2, 0.5), (3, float("nan")), (5, 0.6), (7, 0.4)):
+        checkpoints.rank_validation(step, loss)
+        assert checkpoints.due_at(step) == (step in (2, 7))
+
+    assert [step for step in range(1, 11) if checkpoints.due_at(step)] == [4, 7, 8, 10]
+    assert checkpoints.progress.best_loss == 0.4
+    off = Checkpoints(
+        plan_of(max_steps=10, checkpoint_every=0),
+        *(Progress(best_step=3), state, tmp_path),
+        synced_first=tmp_path / "log",
+    )
+    assert not any(off.due_at(step) for step in range(1, 11))
+
+
+def test_whatever_is_due_after_a_step_the_loop_reads_there() -> None:
+    plan = plan_of(max_steps=23, log_every=5, eval_every=7, checkpoint_every=4)
+    due = {
+        step
+        for step in plan.steps
+        if plan.logs_at(step) or plan.validates_at(step) or plan.saves_at(step)
+    }
+
+    assert {step for step in plan.steps if plan.reads_at(step)} == due
+    assert due == {1, 4, 5, 7, 8, 10, 12, 14, 15, 16, 20, 21, 23}
+
+
+def test_a_folder_is_locked_while_it_is_open_and_says_how_to_resume(tmp_path: Path) -> None:
+    config = TrainConfig(run_dir=tmp_path / "run")
+    devices = find_devices(config, "single")
+    folder = RunFolder(config, devices)
+    assert not (tmp_path / "run").exists()
+    again = replace(config, resume="auto")
+    with pytest.raises(RunError, match=r"^the cause\. There is no checkpoint yet; resume"), folder:
+        assert (tmp_path / "run" / "config.yaml").exists()
+        with pytest.raises(SettingError, match="in use by process"):
+            RunFolder(again, devices)
+        raise RunError("the cause")
+    RunFolder(again, devices).release()
+
+
+def test_a_failed_write_names_its_file_and_other_errors_pass(tmp_path: Path) -> None:
+    config = TrainConfig(run_dir=tmp_path / "run")
+    folder = RunFolder(config, find_devices(config, "single"))
+    with pytest.raises(RunError, match=r"missing/file: No such file"), folder.writing():
+        (tmp_path / "missing" / "file").write_text("")
+    with pytest.raises(FileNotFoundError, match="of the user's data"), folder:
+        raise FileNotFoundError("a file of the user's data")
+
+
+def test_only_generators_in_use_are_seeded_with_the_same_numbers(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """`torch.manual_seed` formats a stack trace for each device that is not there."""
+    torch.manual_seed(5)
+    expected = torch.rand(4)
+
+    def refuse(*arguments: object) -> None:
+        raise AssertionError("a stack trace for a device that is not there")
+
+    monkeypatch.setattr(traceback, "format_stack", refuse)
+    if torch.accelerator.is_available():
+        monkeypatch.undo()
+    seed_torch(5)
+
+    assert torch.equal(torch.rand(4), expected)
+
+
+def git(folder: Path, *arguments: str) -> str:
+    """Run git as nobody in particular, without the settings of who runs the tests."""
+    settings = {"GIT_CONFIG_GLOBAL": os.devnull, "GIT_CONFIG_SYSTEM": os.devnull}
+    command = ["git", "-c", "user.name=Test", "-c", "user.email=test@example.org", *arguments]
+    return subprocess.run(
+        command, cwd=folder, check=True, capture_output=True, text=True, env=os.environ | settings
+    ).stdout
+
+
+@pytest.fixture
+def package(tmp_path: Path) -> Path:
+    """A package in a repository, with one commit."""
+    folder = tmp_path / "repository" / "src" / "package"
+    folder.mkdir(parents=True)
+    (folder / "model.py").write_text("width = 1\n", encoding="utf-8")
+    root = tmp_path / "repository"
+    (root / ".gitignore").write_text("ignored.py\n", encoding="utf-8")
+    git(root, "init", "--quiet")
+    git(root, "add", "--all")
+    git(root, "commit", "--quiet", "--message", "First")
+    return folder
+
+
+def test_the_code_of_a_clean_repository_is_its_commit(package: Path) -> None:
+    assert describe_code(package) == {
+        "git_commit": git(package, "rev-parse", "HEAD").strip(),
+        "git_is_clean": True,
+        "git_diff": None,
+        "git_diff_is_complete": True,
+    }
+
+
+def test_the_diff_restores_uncommitted_code(package: Path, tmp_path: Path) -> None:
+    changed = {"model.py": "width = 2  # ü\n", "new.py": "new = 1\n"}
+    for name, text in changed.items():
+        (package / name).write_text(text, encoding="utf-8")
+    (package / "ignored.py").write_text("secret = 1\n", encoding="utf-8")
+    git(package, "config", "diff.noprefix", "true")
+    git(package, "config", "color.ui", "always")
+    code = json.loads(json.dumps(describe_code(package)))
+
+    assert (code["git_is_clean"], code["git_diff_is_complete"]) == (False, True)
+    assert "secret" not in code["git_diff"]
+    root = package.parents[1]
+    git(root, "stash", "--quiet", "--include-untracked")
+    patch = tmp_path / "patch"
+    patch.write_text(code["git_diff"], encoding="utf-8", newline="\n")
+    git(root, "apply", str(patch))
+    for name, text in changed.items():
+        assert (package / name).read_text(encoding="utf-8") == text
+
+
+def test_a_large_diff_is_cut_off_and_says_so(package: Path) -> None:
+    (package / "model.py").write_text("a = 1\n" * MAX_DIFF_CHARACTERS, encoding="utf-8")
+    code = describe_code(package)
+
+    assert len(code["git_diff"]) == MAX_DIFF_CHARACTERS
+    assert not code["git_diff_is_complete"]
+
+
+def test_code_in_no_repository_is_not_called_clean(tmp_path: Path) -> None:
+    assert set(describe_code(tmp_path).values()) == {None}
