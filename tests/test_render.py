@@ -72,6 +72,7 @@ FILES = """
     src/my_run/pictures.py
     src/my_run/predict.py
     src/my_run/reference/__init__.py
+    src/my_run/reference/__main__.py
     src/my_run/reference/data_parallel.py
     src/my_run/reference/ddp.py
     src/my_run/reference/fsdp2.py
@@ -101,6 +102,7 @@ FILES = """
     tests/__init__.py
     tests/conftest.py
     tests/launching.py
+    tests/test_architecture.py
     tests/test_checkpoint.py
     tests/test_config.py
     tests/test_data_and_model.py
@@ -112,6 +114,7 @@ FILES = """
     tests/test_placement.py
     tests/test_references.py
     tests/test_resume.py
+    tests/test_run.py
     tests/test_sampling.py
     tests/test_schedule_and_optimizer.py
     tests/test_train.py
@@ -234,14 +237,24 @@ def test_every_path_that_the_readme_names_is_there(project: Path) -> None:
     paths = set(re.findall(r"(?<![\w/])((?:src|launch|tests)/[\w./]+)", body)) - {
         "launch/FILE.yaml"
     }
-    assert len(paths) > 5
+    package = project / "src" / project.name.replace("-", "_")
+    # The tree: two characters, a name, and what it is.
+    tree = text.split("## What is where", 1)[1].split("```")[1]
+    names = re.findall(r"^[ *] ([a-z_]+(?:/|\.py)) ", tree, re.MULTILINE)
+    assert {*names, "__init__.py"} == {
+        path.name + "/" * path.is_dir() for path in package.iterdir() if path.name[:3] != "__p"
+    }
+    paths |= set(re.findall(r"^(?!src)([a-z_]+/) ", tree, re.MULTILINE))
+    assert len(paths) >= 4
     for path in paths:
         assert (project / path).exists(), path
-    package = project / "src" / project.name.replace("-", "_")
+    for path in re.findall(r"`(\w+/?\w*\.py)`", body):
+        assert (package / path).exists(), path
     modules = set(re.findall(rf"-m {package.name}\.([\w.]+)", body))
     assert {"train", "evaluate", "predict"} <= modules
     for module in modules:
-        assert (package / (module.replace(".", "/") + ".py")).exists(), module
+        path = package / module.replace(".", "/")
+        assert path.with_suffix(".py").exists() or (path / "__main__.py").exists(), module
 
 
 def test_every_name_is_portable(project: Path) -> None:

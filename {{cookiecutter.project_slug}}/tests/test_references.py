@@ -8,7 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from my_run.reference.__main__ import main as print_differences
+from my_run.reference import (
+    __main__ as side_by_side,
+)
 
 from .launching import PACKAGE, SOURCES, launch
 
@@ -94,7 +96,7 @@ def test_the_differences_are_shown_side_by_side(
 ) -> None:
     """In a pipe, as here: each changed line once, and no escape codes."""
     monkeypatch.setattr(sys, "argv", ["reference", "ddp", "train"])
-    print_differences()
+    side_by_side.main()
     printed = capsys.readouterr().out
     _, _, before = read("ddp").split('"""', maxsplit=2)
     _, _, after = read("train").split('"""', maxsplit=2)

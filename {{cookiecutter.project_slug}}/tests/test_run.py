@@ -25,7 +25,10 @@ from my_run.run.environment import (
 )
 from my_run.run.folder import RunFolder
 from my_run.run.stopwatch import Stopwatch
-from my_run.settings.errors import RunError, SettingError
+from my_run.settings.errors import (
+    RunError,
+    SettingError,
+)
 
 CPU = torch.device("cpu")
 
