@@ -21,11 +21,11 @@ SETTINGS = ["--placement", "cpu", "--tracker", "none", "--eval-every", "0", "--l
 TRAIN = """
 import sys
 from my_run import model, train
-from my_run.distributed.launch import run_once
+from my_run.distributed.launch import run_in_this_process
 
 if sys.argv.pop(1) == "wide":
     train.make_model = lambda: model.Classifier(width=320)
-run_once(train.train, train.TrainConfig)
+run_in_this_process(train.train, train.TrainConfig)
 """
 
 # A run that stopped after a few steps becomes one that stopped after `step`.

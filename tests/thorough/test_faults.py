@@ -265,7 +265,7 @@ def test_no_flipped_bit_is_overlooked(
 FLIP = """
 import random, sys
 from pathlib import Path
-from my_run.checkpoint.store import DamagedCheckpoint, read_manifest
+from my_run.checkpoint.store import CorruptCheckpoint, read_manifest
 
 folder, draw, flips, overlooked = Path(sys.argv[1]), random.Random(sys.argv[2]), 0, 0
 for file in sorted(folder.iterdir()):
@@ -278,7 +278,7 @@ for file in sorted(folder.iterdir()):
         try:
             read_manifest(folder)
             overlooked += 1
-        except DamagedCheckpoint:
+        except CorruptCheckpoint:
             pass
     file.write_bytes(whole)
 read_manifest(folder)
@@ -392,7 +392,7 @@ import os
 from my_run import train
 from my_run.batches import plan
 from my_run.batches.seeds import seed_forward
-from my_run.distributed.launch import run_once
+from my_run.distributed.launch import run_in_this_process
 
 def fail(seed, step, micro_batches):
     if (os.environ["RANK"], step) == ("1", 5):
@@ -400,7 +400,7 @@ def fail(seed, step, micro_batches):
     seed_forward(seed, step, micro_batches)
 
 plan.seed_forward = fail
-run_once(train.train, train.TrainConfig)
+run_in_this_process(train.train, train.TrainConfig)
 """
 
 

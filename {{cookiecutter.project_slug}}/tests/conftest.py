@@ -1,4 +1,4 @@
-"""What several tests share: a short run on one process, made once."""
+"""Shared fixtures: a short run on one process, made once."""
 
 import os
 from pathlib import Path
@@ -11,7 +11,7 @@ from .launching import run_train
 os.environ["OMP_NUM_THREADS"] = "1"
 
 # 24 steps of 19 an epoch: across an epoch boundary, with samples left over, dropout and
-# augmentation on, and clipping and the falling rate at work.
+# augmentation on, and clipping and a decaying learning rate on.
 SHORT_RUN = [
     *("--max-steps", 24, "--warmup-steps", 5),
     *("--log-every", 3, "--eval-every", 10, "--tracker", "none"),

@@ -1,4 +1,4 @@
-"""Start the project's programs as a person would, and read what they leave behind."""
+"""Start the project's programs as a user would, and read their outputs."""
 
 import json
 import os
@@ -62,14 +62,14 @@ def wait_for(step: int, run_dir: Path) -> None:
     """Wait until a run has logged `step`."""
     deadline = time.monotonic() + TIMEOUT_SECONDS
     while not any(line["step"] >= step for line in read_metrics(run_dir)):
-        assert time.monotonic() < deadline, f"{run_dir} did not come to step {step}"
+        assert time.monotonic() < deadline, f"{run_dir} did not reach step {step}"
         time.sleep(0.02)
 
 
 def run_train(
     run_dir: Path, *arguments: object, program: str = "train", num_processes: int = 1
 ) -> Path:
-    """Train into `run_dir` and return it; the run must end well."""
+    """Train into `run_dir` and return it; the run must exit with 0."""
     if num_processes == 1 and program.startswith("reference."):
         # Without Accelerate's state, a run can share this process, and saves the imports.
         module = import_module(f"{PACKAGE}.{program}")

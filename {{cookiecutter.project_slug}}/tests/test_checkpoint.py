@@ -1,4 +1,4 @@
-"""Checkpoints on disk: whole or not there, and every kind of damage is noticed."""
+"""Checkpoints on disk are written atomically, and corruption of any file is detected."""
 
 import errno
 import json
@@ -16,7 +16,7 @@ from my_run.checkpoint.resume import (
 )
 from my_run.checkpoint.store import (
     OPTIMIZER_FILE,
-    DamagedCheckpoint,
+    CorruptCheckpoint,
     checkpoint_folder,
     prune_checkpoints,
     read_manifest,
@@ -58,7 +58,7 @@ def test_a_checkpoint_reads_back(run_dir: Path) -> None:
         assert all(torch.equal(value, TENSORS[name][key]) for key, value in tensors.items())
 
 
-def test_who_may_read_a_folder_may_read_every_file_in_it(run_dir: Path) -> None:
+def test_checkpoint_files_have_default_permissions(run_dir: Path) -> None:
     modes = {path.stat().st_mode for path in checkpoint_folder(run_dir, 10).iterdir()}
     other = run_dir / "other"
     other.touch()
@@ -66,19 +66,29 @@ def test_who_may_read_a_folder_may_read_every_file_in_it(run_dir: Path) -> None:
     assert modes == {other.stat().st_mode}
 
 
-@pytest.mark.skipif(shutil.which("sha256sum") is None, reason="a second opinion")
+@pytest.mark.skipif(shutil.which("sha256sum") is None, reason="sha256sum is not installed")
 def test_the_checksums_are_those_of_sha256sum(run_dir: Path) -> None:
     folder = checkpoint_folder(run_dir, 10)
     command = ["sha256sum", "--check", "manifest.json.sha256"]
-    assert subprocess.run(command, cwd=folder, capture_output=True).returncode == 0
+    checked = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=True).stdout
+    assert set(checked.splitlines()) == {f"{name}: OK" for name in FILES[:3]}
     printed = subprocess.run(
         ["sha256sum", WEIGHTS_FILE], cwd=folder, capture_output=True, text=True, check=True
     ).stdout
     assert printed.split()[0] == read_manifest(folder)["files"][WEIGHTS_FILE]["sha256"]
 
 
+def test_a_checkpoint_of_an_earlier_version_has_one_checksum(run_dir: Path) -> None:
+    folder = checkpoint_folder(run_dir, 30)
+    file = folder / "manifest.json.sha256"
+    first, *_ = file.read_text(encoding="utf-8").splitlines(keepends=True)
+    file.write_text(first, encoding="utf-8")
+
+    assert read_manifest(folder)["step"] == 30
+
+
 @pytest.mark.parametrize("name", FILES)
-def test_every_damage_to_a_file_is_noticed_and_the_one_before_is_used(
+def test_a_corrupted_file_is_detected_and_the_previous_checkpoint_is_used(
     name: str, run_dir: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     file = checkpoint_folder(run_dir, 30) / name
@@ -90,18 +100,18 @@ def test_every_damage_to_a_file_is_noticed_and_the_one_before_is_used(
         damages.append(bytes(flipped))
     for damage in damages:
         file.write_bytes(damage)
-        with pytest.raises(DamagedCheckpoint, match="manifest.json" if "json" in name else name):
+        with pytest.raises(CorruptCheckpoint, match="manifest.json" if "json" in name else name):
             read_manifest(file.parent)
     file.unlink()
-    with pytest.raises(DamagedCheckpoint, match=name):
+    with pytest.raises(CorruptCheckpoint, match=name):
         read_manifest(file.parent)
 
-    newest = latest_valid_checkpoint(run_dir)
-    assert newest and newest[0] == checkpoint_folder(run_dir, 20)
+    latest = latest_valid_checkpoint(run_dir)
+    assert latest and latest[0] == checkpoint_folder(run_dir, 20)
     assert "step_00000030 is corrupted" in capsys.readouterr().err
     file.write_bytes(whole)
-    newest = latest_valid_checkpoint(run_dir)
-    assert newest and newest[0] == file.parent
+    latest = latest_valid_checkpoint(run_dir)
+    assert latest and latest[0] == file.parent
 
 
 @pytest.mark.parametrize(
@@ -111,7 +121,7 @@ def test_every_damage_to_a_file_is_noticed_and_the_one_before_is_used(
         SafetensorError("I/O error: No space left on device"),
     ],
 )
-def test_a_write_that_fails_leaves_the_older_ones_and_nothing_else(
+def test_a_failed_write_keeps_older_checkpoints_and_no_partial_files(
     error: Exception, run_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(tensors: object, file: Path) -> None:
@@ -130,7 +140,7 @@ def test_a_write_that_fails_leaves_the_older_ones_and_nothing_else(
     assert all(read_manifest(checkpoint_folder(run_dir, step)) for step in (10, 20, 30))
 
 
-def test_a_write_that_was_killed_is_no_checkpoint_and_is_cleared_away(
+def test_an_interrupted_write_is_not_a_checkpoint_and_is_removed(
     run_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class KilledError(BaseException):
@@ -155,7 +165,7 @@ def test_a_write_that_was_killed_is_no_checkpoint_and_is_cleared_away(
     ("keep", "best_step", "left"),
     [(1, None, [30]), (1, 10, [30, 10]), (2, 30, [30, 20]), (0, None, [30, 20, 10])],
 )
-def test_the_newest_and_the_best_are_kept(
+def test_the_latest_and_the_best_are_kept(
     keep: int, best_step: int | None, left: list[int], run_dir: Path
 ) -> None:
     prune_checkpoints(run_dir, keep=keep, best_step=best_step)
@@ -163,7 +173,7 @@ def test_the_newest_and_the_best_are_kept(
     assert saved_steps(run_dir) == left
 
 
-def test_the_log_is_cut_after_a_step_and_may_end_in_half_a_line(tmp_path: Path) -> None:
+def test_metrics_are_truncated_after_a_step_and_may_end_in_a_partial_line(tmp_path: Path) -> None:
     lines = [{"split": "train", "step": step} for step in (1, 3, 6, 9)]
     lines.insert(3, {"split": "test", "step": 6})
     text = "".join(json.dumps(line) + "\n" for line in lines)

@@ -21,7 +21,7 @@ def test_flags_set_their_fields() -> None:
     assert config == TrainConfig(learning_rate=0.5, max_steps=7, compile=True)
 
 
-def test_a_saved_config_reads_back_and_flags_win_over_it(tmp_path: Path) -> None:
+def test_a_saved_config_reads_back_and_flags_override_it(tmp_path: Path) -> None:
     saved = TrainConfig(seed=3, max_steps=5, learning_rate=1e-7, run_dir=tmp_path / "elsewhere")
     file = str(tmp_path / "config.yaml")
     Path(file).write_text(as_yaml(saved), encoding="utf-8")
@@ -40,7 +40,7 @@ def test_a_saved_config_reads_back_and_flags_win_over_it(tmp_path: Path) -> None
     )
 
 
-def test_a_word_that_yaml_reads_as_false_is_the_precision_that_it_names(tmp_path: Path) -> None:
+def test_yaml_no_is_read_as_a_precision(tmp_path: Path) -> None:
     file = tmp_path / "config.yaml"
     file.write_text("mixed_precision: no\nexact: off\n", encoding="utf-8")
     config = load_config(TrainConfig, file)
@@ -60,7 +60,7 @@ def test_a_word_that_yaml_reads_as_false_is_the_precision_that_it_names(tmp_path
         ("exact: maybe", "maybe"),
     ],
 )
-def test_a_config_file_that_will_not_do_is_refused(tmp_path: Path, text: str, reason: str) -> None:
+def test_an_invalid_config_file_is_refused(tmp_path: Path, text: str, reason: str) -> None:
     file = tmp_path / "config.yaml"
     file.write_text(text, encoding="utf-8")
 
@@ -136,10 +136,10 @@ def test_every_size_that_an_error_advises_works(data_parallel_size: int) -> None
             check_sizes(data_parallel_size, **sizes)
         except SettingError as error:
             num_errors += 1
-            sizes_advised, _, devices = str(error).partition("; try ")[2].partition("; unchanged,")
+            sizes_advised, _, devices = str(error).partition("; try ")[2].partition("; or use ")
             advice = sizes_advised.split(" or ")
             if devices:
-                fewer = int(devices.split()[-2])
+                fewer = int(devices.split()[0])
                 assert fewer < data_parallel_size
                 check_sizes(fewer, **sizes)
             # The config itself asks for one replica, before it knows how many there are.

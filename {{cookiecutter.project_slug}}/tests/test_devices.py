@@ -53,7 +53,7 @@ def test_a_launcher_of_two_processes_is_ddp(
         ("data_parallel", "2", "type: python -m"),
     ],
 )
-def test_a_placement_that_the_launcher_does_not_give_is_refused(
+def test_a_placement_that_the_launcher_does_not_provide_is_refused(
     placement: Placement, world_size: str, advice: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("WORLD_SIZE", world_size)
@@ -99,7 +99,7 @@ def test_fsdp2_by_accelerate_on_a_cpu_is_refused(monkeypatch: pytest.MonkeyPatch
 
 
 @pytest.mark.parametrize(("world_size", "is_exact"), [("1", False), ("2", True)])
-def test_the_fsdp2_reference_is_exact_where_it_reduces_at_all(
+def test_the_fsdp2_reference_is_exact_on_several_processes_only(
     world_size: str, is_exact: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("WORLD_SIZE", world_size)
@@ -108,7 +108,7 @@ def test_the_fsdp2_reference_is_exact_where_it_reduces_at_all(
 
 
 def test_a_reference_refuses_another_placement() -> None:
-    with pytest.raises(SettingError, match="placement is ddp, not single"):
+    with pytest.raises(SettingError, match="strategy is ddp, not single"):
         find_devices(TrainConfig(placement="single"), "ddp")
 
 
@@ -123,13 +123,13 @@ def four_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("four_gpus")
-def test_one_process_that_sees_four_gpus_takes_them_all_and_names_what_is_faster() -> None:
+def test_one_process_that_sees_four_gpus_uses_data_parallel_and_prints_the_faster_command() -> None:
     config = TrainConfig()
     devices = find_devices(config)
     rows = rows_of(make_plan(config, devices, num_train_samples=100))
 
     assert (devices.strategy, devices.data_parallel_size) == ("data_parallel", 4)
-    assert "faster: torchrun --nproc-per-node 4 -m" in rows["Placement"]
+    assert "faster: torchrun --nproc-per-node 4 -m" in rows["Strategy"]
     assert not devices.exact and rows["Exact"].startswith("no, data_parallel cannot be")
     with pytest.raises(SettingError, match=r"cannot be exact.*try --no-exact"):
         find_devices(TrainConfig(placement="data_parallel"))
@@ -145,7 +145,7 @@ def test_a_rank_has_the_device_of_its_number(monkeypatch: pytest.MonkeyPatch) ->
     devices = find_devices(TrainConfig())
 
     assert (devices.device, devices.rank) == (torch.device("cuda", 2), 6)
-    # Rank 0 has to see it too: it is the one that speaks.
+    # Rank 0 must raise too: only it prints.
     monkeypatch.setenv("LOCAL_RANK", "0")
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "5")
     with pytest.raises(SettingError, match=r"5 processes .* the 4 device.*type: torchrun"):
@@ -155,7 +155,7 @@ def test_a_rank_has_the_device_of_its_number(monkeypatch: pytest.MonkeyPatch) ->
 @pytest.mark.parametrize(
     ("world_size", "sizes"), [("1", "1, 2, 4, 8"), ("4", "1, 2, 4, 8"), ("3", "3, 6, 12")]
 )
-def test_the_plan_names_the_processes_that_keep_the_bits(
+def test_the_plan_lists_the_world_sizes_with_the_same_bits(
     world_size: str, sizes: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("WORLD_SIZE", world_size)
@@ -172,11 +172,11 @@ def test_the_plan_counts_steps_and_what_an_epoch_leaves_out() -> None:
     assert (plan.steps_per_epoch, plan.total_steps) == (3, 9)
     assert plan.gradient_accumulation_steps == plan.passes_per_step == 4
     rows = rows_of(plan)
-    assert rows["Epoch"] == "3 steps, 96 of 100 samples; another 4 are left out each time"
+    assert rows["Epoch"] == "3 steps, 96 of 100 samples; 4 are left out, other ones each epoch"
     assert "6 parameters" in rows["Model"]
 
 
-def test_max_steps_wins_over_epochs() -> None:
+def test_max_steps_overrides_epochs() -> None:
     config = TrainConfig(epochs=3, max_steps=5)
 
     assert make_plan(config, find_devices(config), num_train_samples=100).total_steps == 5
@@ -190,7 +190,7 @@ def test_max_steps_wins_over_epochs() -> None:
         ("2", 64, "--global-batch-size 100 --micro-batch-size 50"),
     ],
 )
-def test_more_samples_a_step_than_there_are_is_refused(
+def test_a_global_batch_larger_than_the_training_set_is_refused(
     world_size: str, micro_batch_size: int, advice: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("WORLD_SIZE", world_size)

@@ -103,7 +103,7 @@ def test_a_parameter_may_take_part_in_some_passes_or_none(is_used_in: set[int]) 
     assert used == [[bool(is_used_in), False]] * 2
 
 
-def test_accelerate_is_told_of_the_one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_accelerate_keeps_one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
     """With one process a machine no launcher sets the variable: it would take every core."""
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     use_deterministic_kernels(find_devices(TrainConfig(placement="single"), "single"))

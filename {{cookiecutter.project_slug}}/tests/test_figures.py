@@ -1,4 +1,4 @@
-"""The pictures of a run show what the run found."""
+"""The plots show the logged metrics and the test predictions."""
 
 from pathlib import Path
 from typing import Any

@@ -61,13 +61,13 @@ def start() -> Iterator[Start]:
 
 
 def finish(launcher: subprocess.Popen[str]) -> None:
-    """Wait for a launcher, which must end well."""
+    """Wait for a launcher, which must exit with 0."""
     output, _ = launcher.communicate(timeout=TIMEOUT_SECONDS)
     assert launcher.returncode == 0, output
     assert "terminate called" not in output
 
 
-def test_the_folder_holds_a_file_for_each_placement() -> None:
+def test_the_folder_holds_exactly_these_files() -> None:
     assert {path.name for path in LAUNCH.iterdir()} == set(TYPES)
 
 

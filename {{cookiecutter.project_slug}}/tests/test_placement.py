@@ -55,7 +55,7 @@ def test_exact_runs_are_the_same_to_the_last_bit(
     assert read_metrics(run_dir) == read_metrics(single_run)
 
 
-def test_precision_is_that_of_every_program(tmp_path: Path) -> None:
+def test_bf16_gives_the_same_weights_in_every_program(tmp_path: Path) -> None:
     short = ["--max-steps", 2, "--tracker", "none"]
     float32 = run_train(tmp_path / "float32", *short, program="reference.single")
     programs = ("reference.single", "reference.data_parallel", "train")

@@ -28,7 +28,7 @@ PAIRS = [("single", "data_parallel"), ("single", "ddp"), ("ddp", "fsdp2"), ("ddp
 STATEMENTS = [
     *("next", "seed_forward", "compute_loss", "backward", "collect", "detach"),
     *("clip", "learning_rate_at", "set_learning_rate", "should_step", "step", "zero_grad"),
-    *("advance", "agree", "reads_at", "check", "logs_at", "log_training"),
+    *("advance", "agree", "syncs_at", "check", "logs_at", "log_training"),
     *("validates_at", "evaluate", "log_evaluation", "due_at", "save"),
     *("evaluate", "log_evaluation", "finish"),
 ]
@@ -114,7 +114,7 @@ def test_the_differences_are_shown_side_by_side(
     assert "Data" not in re.findall(r"^(\w+)$", printed, re.MULTILINE)
 
 
-def test_a_program_that_is_not_there_is_one_line() -> None:
+def test_an_unknown_program_is_a_one_line_error() -> None:
     done = launch("reference", "single", "dpp")
 
     assert done.returncode == 2

@@ -1,4 +1,4 @@
-"""Runs that are stopped, killed or at fault, and go on elsewhere as if nothing had been."""
+"""Runs that are stopped or killed, or that fail, resume to the result of an uninterrupted run."""
 
 import multiprocessing
 import os
@@ -104,7 +104,7 @@ def assert_same_run(run_dir: Path, expected: Path) -> None:
     assert read_metrics(run_dir) == read_metrics(expected)
 
 
-def test_a_killed_run_goes_on_with_two_processes_to_the_same_bits(
+def test_a_killed_run_resumes_on_two_processes_to_the_same_bits(
     single_run: Path, tmp_path: Path
 ) -> None:
     process = start("train", "--run-dir", tmp_path, *SAVING)
@@ -113,17 +113,17 @@ def test_a_killed_run_goes_on_with_two_processes_to_the_same_bits(
     finally:
         process.kill()
         process.communicate()
-    newest = saved_steps(tmp_path)[0]
+    latest = saved_steps(tmp_path)[0]
     run_train(tmp_path, *SAVING, "--resume", "must", num_processes=2)
     summary = read_summary(tmp_path)
 
-    assert newest >= 4 and summary["resumed_from"] >= newest
+    assert latest >= 4 and summary["resumed_from"] >= latest
     assert (summary["placement"], summary["world_size"]) == ("ddp", 2)
     assert_same_run(tmp_path, single_run)
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="no process is sent a signal there")
-def test_a_checkpoint_goes_from_strategy_to_strategy(
+@pytest.mark.skipif(sys.platform == "win32", reason="needs POSIX signals")
+def test_every_strategy_resumes_from_a_checkpoint_of_another(
     single_run: Path, tmp_path: Path, at_step: Callable[..., None]
 ) -> None:
     """From single by DDP on two processes and FSDP2 to DataParallel, stopped by signals."""
@@ -148,7 +148,7 @@ def test_a_checkpoint_goes_from_strategy_to_strategy(
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_saves_after_the_step_and_says_resume_command(
+def test_a_signal_saves_after_the_step_and_prints_the_resume_command(
     number: signal.Signals,
     tmp_path: Path,
     at_step: Callable[..., None],
@@ -165,7 +165,7 @@ def test_a_signal_saves_after_the_step_and_says_resume_command(
     assert f"--run-dir {tmp_path} --resume must" in printed
 
 
-def test_signals_in_a_row_stop_once_but_a_second_interrupt_leaves_at_once(
+def test_repeated_sigterm_stops_once_and_a_second_ctrl_c_exits_immediately(
     tmp_path: Path, at_step: Callable[..., None]
 ) -> None:
     def stop_twice() -> None:
@@ -203,7 +203,7 @@ def test_a_finished_run_is_only_tested_again_and_may_take_more_steps(
 
 
 @pytest.mark.parametrize("error", [OSError(28, "No space left on device"), KeyboardInterrupt()])
-def test_a_start_that_was_cut_off_can_be_made_again(
+def test_an_interrupted_start_can_be_repeated(
     error: BaseException, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(*arguments: object) -> None:
@@ -238,7 +238,7 @@ def test_an_invalid_line_of_the_log_is_named_and_skipped(
     assert read_summary(tmp_path)["optimizer_steps"] == 24
 
 
-def test_what_accelerate_was_told_of_fsdp_is_told_again(
+def test_the_resume_command_keeps_the_fsdp_settings_of_accelerate(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     devices = Devices("fsdp2", torch.device("cpu"), rank=0, world_size=2)
@@ -249,7 +249,7 @@ def test_what_accelerate_was_told_of_fsdp_is_told_again(
     )
 
 
-def test_other_settings_are_refused_by_name_unless_insisted_on(single_run: Path) -> None:
+def test_changed_settings_are_refused_by_name_without_allow_changes(single_run: Path) -> None:
     same = config_to_resume(single_run)
     devices = find_devices(same, "single")
     RunFolder(replace(same, max_steps=50, log_every=1, keep_checkpoints=9), devices).release()
@@ -259,19 +259,19 @@ def test_other_settings_are_refused_by_name_unless_insisted_on(single_run: Path)
 
     assert "seed (was 0, is 4), learning_rate (was 0.03, is 0.5)" in str(error.value)
     assert "--allow-changes" in str(error.value) and "max_steps" not in str(error.value)
-    insisted = RunFolder(replace(changed, allow_changes=True), devices)
-    insisted.release()
-    assert insisted.start.step == 24
+    allowed = RunFolder(replace(changed, allow_changes=True), devices)
+    allowed.release()
+    assert allowed.start.step == 24
 
 
-def test_other_data_and_an_earlier_end_are_refused(single_run: Path) -> None:
+def test_another_training_set_size_and_fewer_steps_than_done_are_refused(single_run: Path) -> None:
     config = config_to_resume(single_run)
     devices = find_devices(config, "single")
     run_folder = RunFolder(config, devices)
     run_folder.release()
     with pytest.raises(SettingError, match="has 1256 samples and had 1257"):
-        run_folder.share_start(1256)
-    step = run_folder.share_start(1257).step
+        run_folder.broadcast_start(1256)
+    step = run_folder.broadcast_start(1257).step
     with pytest.raises(SettingError, match="at step 24 and the run ends at step 10"):
         make_plan(replace(config, max_steps=10), devices, num_train_samples=1257, start_step=step)
 
@@ -297,9 +297,7 @@ def test_a_finished_run_without_checkpoints_is_not_started_over(tmp_path: Path) 
     assert read_summary(tmp_path)["optimizer_steps"] == 2
 
 
-def test_the_results_of_an_earlier_end_do_not_outlive_a_resume(
-    tmp_path: Path, at_step: Callable[..., None]
-) -> None:
+def test_resuming_removes_earlier_results(tmp_path: Path, at_step: Callable[..., None]) -> None:
     run_train(tmp_path, *SAVING, "--max-steps", 4, program="reference.single")
     assert (tmp_path / WEIGHTS).exists() and (tmp_path / "predictions.png").exists()
     (tmp_path / "checkpoints" / ".step_00000009.part").mkdir()
@@ -312,7 +310,7 @@ def test_the_results_of_an_earlier_end_do_not_outlive_a_resume(
     assert "test_loss" not in read_summary(tmp_path)
 
 
-def test_a_damaged_checkpoint_is_set_aside_and_the_one_before_used(
+def test_a_corrupted_checkpoint_is_renamed_and_the_previous_one_used(
     single_run: Path,
     tmp_path: Path,
     at_step: Callable[..., None],
@@ -320,15 +318,15 @@ def test_a_damaged_checkpoint_is_set_aside_and_the_one_before_used(
 ) -> None:
     at_step(11, stop)
     run_train(tmp_path, *SAVING, program="reference.single")
-    newest, before, *_ = saved_steps(tmp_path)
-    file = checkpoint_folder(tmp_path, newest) / WEIGHTS
+    latest, before, *_ = saved_steps(tmp_path)
+    file = checkpoint_folder(tmp_path, latest) / WEIGHTS
     file.write_bytes(file.read_bytes()[:-100])
     at_step(NEVER, stop)
     run_train(tmp_path, *SAVING, "--resume", "must", program="reference.single")
 
-    assert f"step_{newest:08d} is corrupted and skipped: {WEIGHTS} has" in capsys.readouterr().err
+    assert f"step_{latest:08d} is corrupted and skipped: {WEIGHTS} has" in capsys.readouterr().err
     assert read_summary(tmp_path)["resumed_from"] == before == 10
-    assert (tmp_path / "checkpoints" / f"step_{newest:08d}.damaged").is_dir()
+    assert (tmp_path / "checkpoints" / f"step_{latest:08d}.corrupted").is_dir()
     assert_same_run(tmp_path, single_run)
 
 
@@ -370,10 +368,8 @@ def test_log_and_tensorboard_show_each_step_once_after_a_crash(
     assert [event.step for event in shown] == [1, 3, 6, 9, 12, 15, 18, 21, 24]
 
 
-def test_a_tracker_goes_on_with_the_run_that_it_knows(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Wandb stands for those that know a run by a name of ours; it is not asked for anything."""
+def test_a_tracker_resumes_its_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a fake wandb: as for trackio, this project chooses the run id."""
     started: list[dict[str, Any]] = []
     configured: list[dict[str, Any]] = []
 
@@ -424,7 +420,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_at_its_step(tmp_path: Path) -> 
 
 
 @pytest.mark.usefixtures("bad_loss")
-def test_a_step_that_is_not_finite_can_be_left_out_and_is_counted(
+def test_a_nonfinite_step_can_be_skipped_and_is_counted(
     tmp_path: Path, at_step: Callable[..., None]
 ) -> None:
     at_step(10, stop)
@@ -437,7 +433,7 @@ def test_a_step_that_is_not_finite_can_be_left_out_and_is_counted(
     assert all(value.isfinite().all() for value in weights.values())
 
 
-def test_the_scaler_of_fp16_goes_on_where_it_was(single_run: Path) -> None:
+def test_the_fp16_loss_scale_is_restored(single_run: Path) -> None:
     config = config_to_resume(single_run)
     devices = find_devices(config, "single")
     run_folder = RunFolder(config, devices)
@@ -466,10 +462,10 @@ def test_a_checkpoint_of_another_model_is_refused(single_run: Path) -> None:
         state.restore(run_folder.start, run_folder.checkpoint)
 
 
-def test_parameters_that_no_step_has_touched_have_no_state_before_or_after(
+def test_parameters_without_gradients_have_no_optimizer_state_after_resuming(
     single_run: Path, tmp_path: Path
 ) -> None:
-    """A part of the model that is not in use yet: it goes on as in a run that never stopped."""
+    """A part of the model that is not used yet trains as in an uninterrupted run."""
     config = replace(config_to_resume(single_run), run_dir=tmp_path)
     devices = find_devices(config, "single")
 
@@ -503,8 +499,8 @@ def test_parameters_that_no_step_has_touched_have_no_state_before_or_after(
         assert all(torch.equal(value, found[name][key]) for key, value in tensors.items())
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="no process is sent a signal there")
-def test_a_process_that_reads_data_does_not_end_on_a_signal() -> None:
+@pytest.mark.skipif(sys.platform == "win32", reason="needs POSIX signals")
+def test_a_data_loader_worker_survives_stop_signals() -> None:
     config = TrainConfig(num_workers=1)
     devices = find_devices(config, "single")
     validation_set = load_split("validation", augmented=False)
@@ -519,9 +515,9 @@ def test_a_process_that_reads_data_does_not_end_on_a_signal() -> None:
     assert len(list(batches)) == len(validation_set) // config.micro_batch_size
 
 
-def test_a_checkpoint_is_taken_by_its_name(single_run: Path, tmp_path: Path) -> None:
-    before, newest = sorted(saved_steps(single_run))
-    for name, step in ((f"step_{before:08d}", before), ("newest", newest)):
+def test_a_checkpoint_is_selected_by_name(single_run: Path, tmp_path: Path) -> None:
+    before, latest = sorted(saved_steps(single_run))
+    for name, step in ((f"step_{before:08d}", before), ("latest", latest)):
         assert weights_folder(single_run, name) == checkpoint_folder(single_run, step)
     with pytest.raises(SettingError, match=r"no checkpoint .*step_00000003; try .*step_0"):
         weights_folder(single_run, "step_00000003")
@@ -529,7 +525,7 @@ def test_a_checkpoint_is_taken_by_its_name(single_run: Path, tmp_path: Path) -> 
         weights_folder(tmp_path, None)
 
 
-def test_readers_are_kept_for_the_next_evaluation() -> None:
+def test_data_loader_workers_persist_between_evaluations() -> None:
     config = TrainConfig(num_workers=1)
     loader = EvaluationLoader(
         load_split("validation", augmented=False), config, find_devices(config, "single")

@@ -1,4 +1,4 @@
-"""The parts of a run, each alone."""
+"""Unit tests of the parts of a run."""
 
 import json
 import os
@@ -39,7 +39,7 @@ def plan_of(**settings: Any) -> Plan:
 
 
 def test_the_first_step_that_is_not_finite_is_remembered() -> None:
-    finite, one = FiniteCheck(CPU, skips=False, reads_gradients=True), torch.ones(2)
+    finite, one = FiniteCheck(CPU, skip_nonfinite=False, check_gradients=True), torch.ones(2)
     assert finite.first_step() is None
     for step, losses, norm in ((1, one, 1.0), (2, one, torch.nan), (3, one * torch.inf, 1.0)):
         assert finite.should_step(step, losses, torch.tensor(norm))
@@ -48,7 +48,7 @@ def test_the_first_step_that_is_not_finite_is_remembered() -> None:
 
 
 def test_a_step_that_is_not_finite_is_skipped_and_counted() -> None:
-    finite = FiniteCheck(CPU, skips=True, reads_gradients=True, skipped_steps=4)
+    finite = FiniteCheck(CPU, skip_nonfinite=True, check_gradients=True, skipped_steps=4)
     steps = [(1.0, 1.0), (torch.nan, 1.0), (1.0, torch.inf)]
     may_step = [finite.should_step(1, torch.tensor([a]), torch.tensor(b)) for a, b in steps]
 
@@ -57,7 +57,7 @@ def test_a_step_that_is_not_finite_is_skipped_and_counted() -> None:
 
 
 def test_overflowing_gradients_of_fp16_are_left_to_the_scaler() -> None:
-    finite = FiniteCheck(CPU, skips=False, reads_gradients=False)
+    finite = FiniteCheck(CPU, skip_nonfinite=False, check_gradients=False)
 
     assert finite.should_step(1, torch.ones(1), torch.tensor(torch.inf))
     assert finite.first_step() is None
@@ -78,7 +78,7 @@ def test_checkpoints_are_due_at_their_interval_the_end_and_the_best(tmp_path: Pa
     state: Any = None
     checkpoints = Checkpoints(plan, Progress(), state, tmp_path, synced_first=tmp_path / "log")
     for step, loss in ((2, 0.5), (3, float("nan")), (5, 0.6), (7, 0.4)):
-        checkpoints.rank_validation(step, loss)
+        checkpoints.record_validation(step, loss)
         assert checkpoints.due_at(step) == (step in (2, 7))
 
     assert [step for step in range(1, 11) if checkpoints.due_at(step)] == [4, 7, 8, 10]
@@ -91,7 +91,7 @@ def test_checkpoints_are_due_at_their_interval_the_end_and_the_best(tmp_path: Pa
     assert not any(off.due_at(step) for step in range(1, 11))
 
 
-def test_whatever_is_due_after_a_step_the_loop_reads_there() -> None:
+def test_the_loop_syncs_exactly_where_something_is_due() -> None:
     plan = plan_of(max_steps=23, log_every=5, eval_every=7, checkpoint_every=4)
     due = {
         step
@@ -99,7 +99,7 @@ def test_whatever_is_due_after_a_step_the_loop_reads_there() -> None:
         if plan.logs_at(step) or plan.validates_at(step) or plan.saves_at(step)
     }
 
-    assert {step for step in plan.steps if plan.reads_at(step)} == due
+    assert {step for step in plan.steps if plan.syncs_at(step)} == due
     assert due == {1, 4, 5, 7, 8, 10, 12, 14, 15, 16, 20, 21, 23}
 
 
@@ -145,7 +145,7 @@ def test_only_generators_in_use_are_seeded_with_the_same_numbers(
 
 
 def git(folder: Path, *arguments: str) -> str:
-    """Run git as nobody in particular, without the settings of who runs the tests."""
+    """Run git without the user's configuration."""
     settings = {"GIT_CONFIG_GLOBAL": os.devnull, "GIT_CONFIG_SYSTEM": os.devnull}
     command = ["git", "-c", "user.name=Test", "-c", "user.email=test@example.org", *arguments]
     return subprocess.run(

@@ -74,7 +74,7 @@ def test_a_sample_comes_at_most_once_an_epoch_and_the_order_changes() -> None:
     assert set(epochs[0]) != set(epochs[1]), "the samples left over must change"
 
 
-def test_any_position_is_reached_without_the_way_to_it() -> None:
+def test_a_resumed_sampler_starts_at_its_step() -> None:
     assert micro_batches(steps=range(6, 11)) == micro_batches()[5 * GLOBAL // MICRO :]
 
 
@@ -98,7 +98,7 @@ def test_a_forward_pass_draws_the_numbers_of_its_micro_batch() -> None:
 
 @pytest.mark.parametrize("world_size", [1, 2, 3, 7])
 @pytest.mark.parametrize("num_samples", [1, 8, 21, 103])
-def test_evaluation_counts_each_sample_once_in_equal_turns(
+def test_evaluation_counts_each_sample_once_in_equally_many_batches_per_rank(
     num_samples: int, world_size: int
 ) -> None:
     samplers = [

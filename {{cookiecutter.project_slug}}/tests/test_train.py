@@ -30,7 +30,7 @@ from my_run.settings.errors import SettingError
 from .launching import launch, read_metrics, read_summary, run_train, weight_difference
 
 
-def test_a_run_leaves_a_folder_with_everything(single_run: Path) -> None:
+def test_a_run_writes_all_its_files(single_run: Path) -> None:
     assert {path.name for path in single_run.iterdir() if path.is_file()} == {
         ".lock",
         "config.yaml",
@@ -69,7 +69,7 @@ def test_the_log_has_each_due_step_once(single_run: Path) -> None:
     assert (rates[1], rates[3], rates[15]) == pytest.approx((0.006, 0.018, 0.015))
 
 
-def test_speeds_are_samples_by_seconds_of_training(
+def test_samples_per_second_excludes_evaluation(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Evaluations, here of a second each, are no training."""
@@ -99,7 +99,7 @@ def test_speeds_are_samples_by_seconds_of_training(
     assert 0.5 * summary["train_seconds"] < sum(logged) < 1.01 * summary["train_seconds"]
 
 
-def test_only_the_newest_checkpoints_and_the_best_are_kept(
+def test_only_the_latest_checkpoints_and_the_best_are_kept(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     losses = iter([2.0, 1.0, 4.0, 3.0, 5.0])  # After steps 2, 4, 6 and 8, and of the test.
@@ -136,8 +136,8 @@ def test_the_summary_agrees_with_the_log_and_with_the_weights(single_run: Path) 
     assert (summary["optimizer_steps"], summary["gradient_accumulation_steps"]) == (24, 8)
 
 
-def test_the_same_run_again_is_the_same_to_the_last_bit(single_run: Path, tmp_path: Path) -> None:
-    """And so is one whose samples are read by other processes, from the settings of the first."""
+def test_a_repeated_run_gives_the_same_bits(single_run: Path, tmp_path: Path) -> None:
+    """Also with DataLoader workers, and settings read from the first run's config.yaml."""
     config = single_run / "config.yaml"
     run_dir = run_train(tmp_path / "again", "--config", config, "--num-workers", 2)
 
@@ -145,7 +145,7 @@ def test_the_same_run_again_is_the_same_to_the_last_bit(single_run: Path, tmp_pa
     assert read_metrics(run_dir) == read_metrics(single_run)
 
 
-def test_the_plan_is_printed_and_nothing_is_made(tmp_path: Path) -> None:
+def test_the_plan_is_printed_and_nothing_is_written(tmp_path: Path) -> None:
     done = launch("train", "--plan", "--run-dir", tmp_path / "run")
 
     assert done.returncode == 0, done.stderr
@@ -154,7 +154,7 @@ def test_the_plan_is_printed_and_nothing_is_made(tmp_path: Path) -> None:
     assert not (tmp_path / "run").exists()
 
 
-def test_the_plan_of_a_run_that_is_there_says_where_it_goes_on(
+def test_the_plan_of_an_existing_run_shows_where_it_resumes(
     single_run: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     same = ["--config", str(single_run / "config.yaml"), "--plan"]
@@ -164,7 +164,7 @@ def test_the_plan_of_a_run_that_is_there_says_where_it_goes_on(
         run_train(single_run, *same, program="reference.single")
 
 
-def test_the_evaluation_takes_the_precision_that_it_is_told(
+def test_evaluate_uses_the_requested_precision_or_that_of_training(
     single_run: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[str] = []
@@ -226,9 +226,7 @@ def test_a_file_that_is_no_image_is_named(tmp_path: Path) -> None:
             read_inputs([tmp_path / name])
 
 
-def test_a_folder_that_will_not_do_is_refused_and_left_alone(
-    single_run: Path, tmp_path: Path
-) -> None:
+def test_an_unusable_run_dir_is_refused_and_unchanged(single_run: Path, tmp_path: Path) -> None:
     (tmp_path / "notes.txt").touch()
     reasons = {
         single_run: "already holds a run; try --resume auto",
@@ -275,7 +273,7 @@ def test_weights_and_summary_are_there_when_a_picture_fails(
     assert read_summary(tmp_path)["test_samples"] == 360
 
 
-def test_what_is_not_finite_is_null_in_the_files_and_never_the_best(tmp_path: Path) -> None:
+def test_nonfinite_values_are_null_in_json_and_never_the_best(tmp_path: Path) -> None:
     diverging = ["--max-steps", 4, "--learning-rate", 1e30, "--max-grad-norm", 0, "--log-every", 1]
     flags = [*diverging, "--skip-nonfinite", "--tracker", "none"]
     run_train(tmp_path, *flags, program="reference.single")
@@ -287,7 +285,7 @@ def test_what_is_not_finite_is_null_in_the_files_and_never_the_best(tmp_path: Pa
     assert read_metrics(tmp_path)[-1]["loss"] is None
 
 
-def test_what_a_tracker_has_left_behind_is_no_package(
+def test_a_trackers_output_folder_is_not_taken_for_its_package(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "trackio").mkdir()

@@ -1,6 +1,6 @@
 """Evaluate a trained model on one split: each sample counts once, on any number of processes.
 
-Start it by `python -m`, `torchrun -m` or `accelerate launch -m`.
+Start it with `python -m`, `torchrun -m` or `accelerate launch -m`.
 """
 
 import os
@@ -34,7 +34,7 @@ class EvaluateConfig:
     """Folder of the run."""
 
     checkpoint: str | None = None
-    """Weights to use: newest, best (by validation) or step_00000038; None is the final ones."""
+    """Weights to use: latest, best (by validation) or step_00000038; None uses the final ones."""
 
     split: Split = "test"
     """Split to evaluate on, without augmentation."""
@@ -50,14 +50,14 @@ def evaluate_run(settings: EvaluateConfig) -> Evaluation:
     """Return the results of the run's weights, on every rank.
 
     Raises:
-        SettingError: the folder holds no such weights, or the machine does not fit.
+        SettingError: weights are missing or corrupted, or launcher and machine do not fit.
     """
     # Devices
     trained = load_config(TrainConfig, settings.run_dir / CONFIG_FILE)
     is_single = int(os.environ.get("WORLD_SIZE", 1)) == 1
     config = replace(
         trained,
-        # There are no gradients to share: one replica per process is all it takes.
+        # No gradients to reduce: one replica per process is enough, whatever the strategy was.
         placement="cpu" if settings.placement == "cpu" else "single" if is_single else "ddp",
         mixed_precision=settings.mixed_precision or trained.mixed_precision,
         compile=False,
@@ -79,7 +79,7 @@ def evaluate_run(settings: EvaluateConfig) -> Evaluation:
     evaluation = evaluate(model, loader, score, summarize)
     if devices.is_main_process:
         rows = {name.capitalize(): f"{value:.4f}" for name, value in evaluation.results.items()}
-        title = f"{settings.split.capitalize()} split, {evaluation.samples} samples"
+        title = f"{settings.split.capitalize()} split, {evaluation.num_samples} samples"
         processes = f"{devices.world_size} ({devices.strategy}, {devices.device.type})"
         print_table(title, {**rows, "Processes": processes, "Weights": f"{weights}/"})
     return evaluation

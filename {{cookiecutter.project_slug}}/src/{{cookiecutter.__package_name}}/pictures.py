@@ -29,7 +29,9 @@ def draw_pictures(folder: Path, test_set: Digits, test: Evaluation) -> None:
     shown = [*mistakes, *np.flatnonzero(predictions == targets)][: NUM_ROWS * NUM_COLUMNS]
     figure = Figure(figsize=(12, 5.6), dpi=150, layout="constrained")
     left, right = figure.subfigures(1, 2, width_ratios=(1.1, 1), squeeze=False)[0]
-    left.suptitle(f"Test samples: {len(mistakes)} of {test.samples} wrong, in red", weight="bold")
+    left.suptitle(
+        f"Test samples: {len(mistakes)} of {test.num_samples} wrong, in red", weight="bold"
+    )
     grid = left.subplots(NUM_ROWS, NUM_COLUMNS).ravel()
     for axes in grid:
         axes.axis("off")

@@ -22,7 +22,7 @@ class PredictConfig:
     """Folder of the run."""
 
     checkpoint: str | None = None
-    """Weights to use: newest, best (by validation) or step_00000038; None is the final ones."""
+    """Weights to use: latest, best (by validation) or step_00000038; None uses the final ones."""
 
     files: tyro.conf.Positional[tuple[Path, ...]]
     """Image files to classify."""

@@ -1,10 +1,10 @@
 """Train with Accelerate, then test: the same run on whatever the launcher provides.
 
-Start it by `python -m`, `torchrun -m` or `accelerate launch -m`; the README says which to use.
+Start it with `python -m`, `torchrun -m` or `accelerate launch -m`; the README says which to use.
 
 Against `reference/ddp.py`:
 - Devices: Accelerate joins the process group, if there is one.
-- Strategy: `prepare` wraps the model, and owns the loss scaler.
+- Strategy: `prepare` wraps the model; Accelerate owns the loss scaler.
 - Loop: `accumulate`, `backward` and `clip_grad_norm_` do what is spelled out there.
 """
 
@@ -22,7 +22,7 @@ from .config import TrainConfig
 from .data import load_split
 from .distributed.accelerator import AutocastForward, check_launcher, make_accelerator
 from .distributed.devices import find_devices
-from .distributed.launch import run_once
+from .distributed.launch import run_in_this_process
 from .distributed.signals import StopSignals
 from .exact.gradients import GradientSum
 from .exact.kernels import use_deterministic_kernels
@@ -54,7 +54,7 @@ def train(config: TrainConfig) -> None:
     train_set = load_split("train", augmented=True)
     validation_set = load_split("validation", augmented=False)
     test_set = load_split("test", augmented=False)
-    start = run_folder.share_start(len(train_set))
+    start = run_folder.broadcast_start(len(train_set))
     plan = make_plan(config, devices, num_train_samples=len(train_set), start_step=start.step)
     batches = make_train_batches(train_set, plan)
     validation_loader = EvaluationLoader(validation_set, config, devices)
@@ -98,7 +98,7 @@ def train(config: TrainConfig) -> None:
 
             run.advance(step)
             stop.agree()
-            if stop.reason or plan.reads_at(step):
+            if stop.reason or plan.syncs_at(step):
                 run.check()
             if plan.logs_at(step):
                 run.log_training(step, losses, grad_norm, learning_rate)
@@ -122,4 +122,4 @@ def train(config: TrainConfig) -> None:
 
 
 if __name__ == "__main__":
-    run_once(train, TrainConfig)
+    run_in_this_process(train, TrainConfig)

@@ -13,9 +13,9 @@ Scores = dict[str, Tensor]
 
 
 class Evaluation(NamedTuple):
-    """The results of a split, and the scores of each of its samples in their order."""
+    """Results of a split, and `scores` of its samples, each (num_samples,), on the CPU."""
 
-    samples: int
+    num_samples: int
     results: dict[str, float]
     scores: Scores
 

@@ -45,7 +45,7 @@ def make_train_batches(dataset: MapDataset, plan: Plan) -> Iterator[Any]:
 
 
 class EvaluationLoader:
-    """This rank's share of a split, in batches on its device; no sample is read twice or padded."""
+    """This rank's share of a split, in batches on its device; each sample counts once."""
 
     def __init__(self, dataset: MapDataset, config: RunConfig, devices: Devices) -> None:
         self.num_samples = len(dataset)
@@ -59,7 +59,7 @@ class EvaluationLoader:
         self._loader = _make_loader(dataset, self._sampler, config, devices)
 
     def __iter__(self) -> Iterator[tuple[range | None, Any]]:
-        """Yield each batch after the samples it counts for; None for a repeated one."""
+        """Yield `(samples, batch)`; `samples` is None for a repeated batch, not counted."""
         for samples, batch in zip(self._sampler.counted(), self._loader, strict=True):
             yield samples, to_device(batch, self._device)
 

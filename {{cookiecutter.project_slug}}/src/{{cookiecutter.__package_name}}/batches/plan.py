@@ -11,7 +11,7 @@ from .seeds import seed_forward
 
 @dataclass(frozen=True)
 class Plan:
-    """What the settings come to on these devices and this training set."""
+    """The steps and forward passes of a run, from its settings, devices and training-set size."""
 
     config: RunConfig
     devices: Devices
@@ -19,7 +19,7 @@ class Plan:
     steps_per_epoch: int
     total_steps: int
     start_step: int
-    """Steps done before: those of the checkpoint that a run resumes from, 0 in a new run."""
+    """Steps already done: those of the checkpoint that a run resumes from, 0 in a new run."""
 
     @property
     def steps(self) -> range:
@@ -38,7 +38,7 @@ class Plan:
 
     @property
     def passes(self) -> range:
-        """Numbers of this rank's forward passes, among those of a step."""
+        """Indices of this rank's forward passes within a step."""
         first = self.devices.rank * self.gradient_accumulation_steps
         return range(first, first + self.gradient_accumulation_steps)
 
@@ -61,15 +61,15 @@ class Plan:
         every = self.config.checkpoint_every
         return bool(every) and (step % every == 0 or step == self.total_steps)
 
-    def reads_at(self, step: int) -> bool:
-        """Return whether any of the three is due: the loop then waits for the device anyway."""
+    def syncs_at(self, step: int) -> bool:
+        """Return whether any of the three is due: the loop then syncs with the device anyway."""
         return self.logs_at(step) or self.validates_at(step) or self.saves_at(step)
 
 
 def make_plan(
     config: RunConfig, devices: Devices, *, num_train_samples: int, start_step: int = 0
 ) -> Plan:
-    """Return the plan of a run that has `start_step` steps behind it.
+    """Return the plan of a run that has already done `start_step` steps.
 
     Raises:
         SettingError: the training set is smaller than a global batch, or the run is already past

@@ -3,7 +3,7 @@
 The unit of work is the micro-batch: number m of optimizer step s. Its samples, their augmentation
 and the dropout of its forward pass depend on (seed, s, m) alone; placement only decides which
 rank computes it. So any number of processes takes the same steps, and a resumed run computes its
-position instead of reading up to it.
+position instead of iterating over the batches before it.
 """
 
 from collections.abc import Iterator, Sequence
@@ -51,7 +51,7 @@ class TrainSampler(Sampler[list[MicroBatch]]):
         micro_batch_size: Samples per micro-batch.
         seed: The run's seed.
         steps: Optimizer steps to yield, from 1.
-        passes: Numbers of this rank's forward passes in each step.
+        passes: Indices of this rank's forward passes in each step.
         devices_per_process: Micro-batches per forward pass.
     """
 
@@ -97,7 +97,7 @@ class TrainSampler(Sampler[list[MicroBatch]]):
 
 
 class EvaluationSampler(Sampler[list[MicroBatch]]):
-    """Deals the batches of a split to the ranks in turn, each sample once.
+    """Assigns the batches of a split to the ranks in round-robin order; each sample counts once.
 
     Every rank gets the same number of batches, because a forward pass may contain a collective
     (FSDP2): a rank that has none left repeats the last one, which is not counted (see `counted`).
@@ -109,15 +109,17 @@ class EvaluationSampler(Sampler[list[MicroBatch]]):
         self.num_samples = num_samples
         starts = range(0, num_samples, batch_size)
         self.batches = [range(start, min(start + batch_size, num_samples)) for start in starts]
-        self.turns = range(rank, -(-len(self.batches) // world_size) * world_size, world_size)
+        self.batch_indices = range(
+            rank, -(-len(self.batches) // world_size) * world_size, world_size
+        )
 
     def counted(self) -> list[range | None]:
         """Return the samples of each batch of this rank; None for one that is repeated."""
         last = len(self.batches)
-        return [self.batches[turn] if turn < last else None for turn in self.turns]
+        return [self.batches[index] if index < last else None for index in self.batch_indices]
 
     def __len__(self) -> int:
-        return len(self.turns)
+        return len(self.batch_indices)
 
     def __iter__(self) -> Iterator[list[MicroBatch]]:
         for samples in self.counted():

@@ -1,4 +1,4 @@
-"""Random numbers as a function of their position in the run: nothing random is ever stored."""
+"""Seeds derived from their position in the run, so that no generator state has to be saved."""
 
 from functools import cache
 from types import ModuleType
@@ -9,7 +9,7 @@ import torch
 
 # A stream for each use of random numbers, or augmentation and dropout would correlate.
 ORDER_STREAM, DATA_STREAM, FORWARD_STREAM = 0, 1, 2
-# Compiled code would draw dropout in its own way: 1 % of the largest weight after 20 steps.
+# Inductor's own random numbers change dropout: weights differ by 1 % of the largest in 20 steps.
 COMPILE_OPTIONS: dict[str, Any] = {"fallback_random": True}
 
 
@@ -23,10 +23,10 @@ def derive_seed(seed: int, stream: int, *position: int) -> int:
 
 
 def seed_torch(seed: int) -> None:
-    """Seed the generators in use, with the result of `torch.manual_seed`.
+    """Seed the generators in use, to the same state as `torch.manual_seed`.
 
-    The latter queues a seed, with a formatted stack trace, for each kind of device that is not
-    initialized: a sixth of a whole run on a CPU.
+    `torch.manual_seed` also queues a seed, with a formatted stack trace, for each kind of device
+    that is not initialized, which takes a sixth of a run on a CPU.
     """
     torch.default_generator.manual_seed(seed)
     accelerator = _accelerator_module()

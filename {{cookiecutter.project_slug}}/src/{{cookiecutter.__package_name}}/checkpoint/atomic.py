@@ -16,7 +16,11 @@ PART = ".{}.part"
 
 
 def write_atomically(file: Path, text: str) -> None:
-    """Write `text` under another name, sync it and rename it."""
+    """Write `text` under another name, sync it and rename it.
+
+    Raises:
+        OSError: the disk is full, or the file cannot be written.
+    """
     part = file.with_name(PART.format(file.name))
     part.write_text(text, encoding="utf-8", newline="\n")
     rename_synced(part, file)

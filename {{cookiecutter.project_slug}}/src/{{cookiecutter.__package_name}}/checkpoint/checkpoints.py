@@ -34,11 +34,12 @@ class Checkpoints:
         """Prepare the checkpoints of a run.
 
         Args:
-            plan: Of the run.
+            plan: Plan of the run.
             start: The progress that the run starts from.
             state: What is saved.
             run_dir: Folder of the run.
-            synced_first: The log, which must never end before the latest checkpoint.
+            synced_first: metrics.jsonl, synced before each checkpoint so that it never ends
+                earlier.
         """
         self.plan = plan
         self.state = state
@@ -57,8 +58,8 @@ class Checkpoints:
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint")
         self._writing: Future[None] | None = None
 
-    def rank_validation(self, step: int, loss: float) -> None:
-        """Remember the step of the lowest validation loss, whose checkpoint is kept."""
+    def record_validation(self, step: int, loss: float) -> None:
+        """Record the step of the lowest validation loss, whose checkpoint is kept."""
         best = self.progress.best_loss
         if math.isfinite(loss) and (best is None or loss < best):
             self.progress = replace(self.progress, best_step=step, best_loss=loss)
@@ -72,7 +73,7 @@ class Checkpoints:
         """Copy the state after `step`, and write it in the background.
 
         Raises:
-            RunError: the checkpoint before could not be written.
+            RunError: the previous checkpoint could not be written.
         """
         self.progress = replace(
             self.progress,
@@ -84,8 +85,8 @@ class Checkpoints:
         tensors = self.state.tensors()
         if self.plan.devices.is_main_process:
             self.wait()
-            facts = {**asdict(self.progress), "config": self.plan.config.saved()}
-            self._writing = self._thread.submit(self._write, step, tensors, facts)
+            metadata = {**asdict(self.progress), "config": self.plan.config.saved()}
+            self._writing = self._thread.submit(self._write, step, tensors, metadata)
 
     def wait(self) -> None:
         """Wait until the last checkpoint is written.
@@ -102,13 +103,13 @@ class Checkpoints:
         if self._writing and self._writing.done():
             self.wait()
 
-    def _write(self, step: int, tensors: StateTensors, facts: Mapping[str, Any]) -> None:
+    def _write(self, step: int, tensors: StateTensors, metadata: Mapping[str, Any]) -> None:
         try:
             sync(self.synced_first)
-            write_checkpoint(self.run_dir, step, tensors, facts)
+            write_checkpoint(self.run_dir, step, tensors, metadata)
         except OSError as error:
             raise RunError(
                 f"step {step}: the checkpoint cannot be written: {error.strerror or error}"
             ) from error
         keep = self.plan.config.keep_checkpoints
-        prune_checkpoints(self.run_dir, keep=keep, best_step=facts["best_step"])
+        prune_checkpoints(self.run_dir, keep=keep, best_step=metadata["best_step"])

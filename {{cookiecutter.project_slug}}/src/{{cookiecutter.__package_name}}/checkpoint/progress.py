@@ -1,4 +1,4 @@
-"""How far a run has come."""
+"""The progress of a run, as the manifest of a checkpoint holds it."""
 
 from dataclasses import dataclass, fields
 from typing import Any
@@ -26,7 +26,7 @@ class Progress:
     strategy: str = ""
     world_size: int = 1
     exact: bool = False
-    """What the steps since the last resume were computed on and with."""
+    """Training-set size, strategy, world size and exactness of the steps since the last resume."""
 
 
 def progress_in(manifest: dict[str, Any]) -> Progress:

@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from ..distributed.devices import Devices
-from ..distributed.program import accelerate_says, program_name
+from ..distributed.program import accelerate_sets, program_name
 from ..settings.config_file import CONFIG_FILE
 from ..settings.errors import SettingError
 from ..settings.run_config import RunConfig
 from .progress import Progress, progress_in
-from .store import DamagedCheckpoint, checkpoint_folder, read_manifest, saved_steps
+from .store import CorruptCheckpoint, checkpoint_folder, read_manifest, saved_steps
 from .weights import WEIGHTS_FILE
 
 # Settings that do not change what a step computes.
@@ -32,7 +32,7 @@ def latest_valid_checkpoint(run_dir: Path) -> tuple[Path, dict[str, Any]] | None
         folder = checkpoint_folder(run_dir, step)
         try:
             return folder, read_manifest(folder)
-        except DamagedCheckpoint as error:
+        except CorruptCheckpoint as error:
             print(f"checkpoint {folder} is corrupted and skipped: {error}", file=sys.stderr)
     return None
 
@@ -68,14 +68,14 @@ def weights_folder(run_dir: Path, checkpoint: str | None) -> Path:
 
     Args:
         run_dir: Folder of the run.
-        checkpoint: newest, best or step_N; None is the final weights.
+        checkpoint: latest, best or step_N; None is the final weights.
 
     Raises:
         SettingError: there is no such checkpoint, or it is corrupted.
     """
     if checkpoint is None:
         if not (run_dir / WEIGHTS_FILE).exists():
-            advice = "; try --checkpoint newest" if saved_steps(run_dir) else ""
+            advice = "; try --checkpoint latest" if saved_steps(run_dir) else ""
             raise SettingError(f"run_dir {run_dir} has no final weights{advice}")
         return run_dir
     latest = latest_valid_checkpoint(run_dir)
@@ -84,17 +84,17 @@ def weights_folder(run_dir: Path, checkpoint: str | None) -> Path:
     folder, manifest = latest
     if checkpoint == "best":
         if manifest["best_step"] is None:
-            raise SettingError(f"run_dir {run_dir} has no validation yet; try --checkpoint newest")
+            raise SettingError(f"run_dir {run_dir} has no validation yet; try --checkpoint latest")
         folder = checkpoint_folder(run_dir, manifest["best_step"])
-    elif checkpoint != "newest":
+    elif checkpoint != "latest":
         folder = folder.parent / Path(checkpoint).name
     names = [checkpoint_folder(run_dir, step).name for step in saved_steps(run_dir)]
-    advice = f"try --checkpoint newest or {', '.join(names)}"
+    advice = f"try --checkpoint latest or {', '.join(names)}"
     if not folder.is_dir():
         raise SettingError(f"there is no checkpoint {folder}; {advice}")
     try:
         read_manifest(folder)
-    except DamagedCheckpoint as error:
+    except CorruptCheckpoint as error:
         raise SettingError(f"checkpoint {folder} is corrupted: {error}; {advice}") from error
     return folder
 
@@ -103,7 +103,7 @@ def _refuse_changes(folder: Path, saved: dict[str, Any], config: RunConfig) -> N
     """Raise if a setting that changes what a step computes differs from the checkpoint's."""
     present = config.saved()
     changes = [
-        f"{name} (was {saved.get(name, 'not there')}, is {present.get(name, 'not there')})"
+        f"{name} (was {saved.get(name, 'not set')}, is {present.get(name, 'not set')})"
         for name in {**saved, **present}
         if name not in MAY_CHANGE and saved.get(name) != present.get(name)
     ]
@@ -121,7 +121,7 @@ def resume_command(run_dir: Path, devices: Devices) -> str:
     launcher = "python"
     if devices.world_size > 1:
         launcher = f"torchrun --nproc-per-node {os.environ.get('LOCAL_WORLD_SIZE', 'gpu')}"
-    if accelerate_says("USE_FSDP"):
+    if accelerate_sets("USE_FSDP"):
         # Without these settings of Accelerate, placement auto would be DDP.
         launcher = "accelerate launch --config_file launch/fsdp2.yaml"
     quoted = subprocess.list2cmdline if os.name == "nt" else shlex.join

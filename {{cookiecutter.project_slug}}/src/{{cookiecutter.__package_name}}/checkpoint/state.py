@@ -26,7 +26,7 @@ FULL = StateDictOptions(full_state_dict=True, cpu_offload=True)
 
 
 class TrainingState:
-    """All that a checkpoint holds in addition to the step.
+    """The weights, optimizer state and loss scaler that a checkpoint holds.
 
     All ranks call each method, because FSDP2 has a shard on each; rank 0 reads and writes.
     """

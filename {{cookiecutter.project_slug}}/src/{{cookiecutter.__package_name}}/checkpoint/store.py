@@ -2,7 +2,8 @@
 
 A checkpoint is a folder `checkpoints/step_00000100/` with `model.safetensors` (under the names of
 the unwrapped model), `optimizer.safetensors` (`NAME/of.parameter`), `manifest.json` (step,
-settings, size and checksum of each file) and `manifest.json.sha256`, for `sha256sum --check`.
+settings, size and checksum of each file) and `manifest.json.sha256`: the checksums of all of them,
+for `sha256sum --check`.
 Sample order, learning rate and random numbers are functions of the step, so they are not saved.
 """
 
@@ -28,7 +29,7 @@ CHECKSUM_FILE = "manifest.json.sha256"
 StateTensors = Mapping[str, Mapping[str, Tensor]]
 
 
-class DamagedCheckpoint(Exception):
+class CorruptCheckpoint(Exception):
     """A checkpoint is corrupted; the message names the file."""
 
 
@@ -45,9 +46,9 @@ def saved_steps(run_dir: Path) -> list[int]:
 
 
 def write_checkpoint(
-    run_dir: Path, step: int, tensors: StateTensors, facts: Mapping[str, Any]
+    run_dir: Path, step: int, tensors: StateTensors, metadata: Mapping[str, Any]
 ) -> None:
-    """Write files of tensors and a manifest with `facts`; the checkpoint appears by one rename.
+    """Write files of tensors and a manifest with `metadata`; the checkpoint appears by one rename.
 
     Raises:
         OSError: the disk is full, or the folder cannot be written; partial files are removed.
@@ -60,9 +61,9 @@ def write_checkpoint(
         for name, content in tensors.items():
             write_tensors(part / name, content)
         files = {name: _size_and_checksum(part / name) for name in tensors}
-        manifest = json.dumps({"step": step, **facts, "files": files}, indent=2) + "\n"
+        manifest = json.dumps({"step": step, **metadata, "files": files}, indent=2) + "\n"
         write_atomically(part / MANIFEST_FILE, manifest)
-        write_atomically(part / CHECKSUM_FILE, _checksum_line(manifest.encode()))
+        write_atomically(part / CHECKSUM_FILE, _checksums(manifest.encode(), files))
         rename_synced(part, folder)
     except OSError:
         shutil.rmtree(part, ignore_errors=True)
@@ -73,23 +74,27 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     """Return the manifest of a checkpoint after verifying the checksum of each file.
 
     Raises:
-        DamagedCheckpoint: a file is missing, truncated or corrupted.
+        CorruptCheckpoint: a file is missing, truncated or corrupted.
     """
     name = MANIFEST_FILE
     try:
         text = (folder / MANIFEST_FILE).read_bytes()
         name = CHECKSUM_FILE
-        if (folder / CHECKSUM_FILE).read_bytes() != _checksum_line(text).encode():
-            raise DamagedCheckpoint(f"{MANIFEST_FILE} does not match {CHECKSUM_FILE}")
+        checksums = (folder / CHECKSUM_FILE).read_text(encoding="utf-8", errors="replace")
+        if not checksums.startswith(_checksums(text, {})):
+            raise CorruptCheckpoint(f"{MANIFEST_FILE} does not match {CHECKSUM_FILE}")
         manifest: dict[str, Any] = json.loads(text)
+        # Earlier versions wrote the first line only.
+        if checksums not in (_checksums(text, {}), _checksums(text, manifest["files"])):
+            raise CorruptCheckpoint(f"{CHECKSUM_FILE} does not match {MANIFEST_FILE}")
         for name, expected in manifest["files"].items():
             found = _size_and_checksum(folder / name)
             if found["bytes"] != expected["bytes"]:
-                raise DamagedCheckpoint(f"{name} has {found['bytes']} of {expected['bytes']} bytes")
+                raise CorruptCheckpoint(f"{name} has {found['bytes']} of {expected['bytes']} bytes")
             if found != expected:
-                raise DamagedCheckpoint(f"{name} has the wrong checksum")
+                raise CorruptCheckpoint(f"{name} has the wrong checksum")
     except OSError as error:
-        raise DamagedCheckpoint(f"{name}: {error.strerror}") from error
+        raise CorruptCheckpoint(f"{name}: {error.strerror}") from error
     return manifest
 
 
@@ -104,11 +109,11 @@ def read_tensors(folder: Path) -> dict[str, dict[str, Tensor]]:
     }
 
 
-def rename_damaged(folder: Path) -> None:
-    """Rename a corrupted checkpoint to `NAME.damaged`, so that its step can be saved again."""
-    damaged = folder.with_name(f"{folder.name}.damaged")
-    shutil.rmtree(damaged, ignore_errors=True)
-    folder.rename(damaged)
+def rename_corrupted(folder: Path) -> None:
+    """Rename a corrupted checkpoint to `NAME.corrupted`, so that its step can be saved again."""
+    corrupted = folder.with_name(f"{folder.name}.corrupted")
+    shutil.rmtree(corrupted, ignore_errors=True)
+    folder.rename(corrupted)
 
 
 def prune_checkpoints(run_dir: Path, *, keep: int, best_step: int | None) -> None:
@@ -139,5 +144,7 @@ def _size_and_checksum(file: Path) -> dict[str, Any]:
     return {"bytes": file.stat().st_size, "sha256": checksum}
 
 
-def _checksum_line(manifest: bytes) -> str:
-    return f"{hashlib.sha256(manifest).hexdigest()}  {MANIFEST_FILE}\n"
+def _checksums(manifest: bytes, files: Mapping[str, Mapping[str, Any]]) -> str:
+    """Return checksums of the manifest and the files, as `sha256sum` prints them."""
+    lines = [f"{hashlib.sha256(manifest).hexdigest()}  {MANIFEST_FILE}\n"]
+    return "".join([*lines, *(f"{file['sha256']}  {name}\n" for name, file in files.items())])

@@ -14,7 +14,11 @@ WEIGHTS_FILE = "model.safetensors"
 
 
 def save_weights(run_dir: Path, tensors: Mapping[str, Tensor]) -> None:
-    """Write the final weights atomically."""
+    """Write the final weights atomically.
+
+    Raises:
+        OSError: the disk is full, or the file cannot be written.
+    """
     part = run_dir / PART.format(WEIGHTS_FILE)
     write_tensors(part, tensors)
     rename_synced(part, run_dir / WEIGHTS_FILE)

@@ -1,1 +1,1 @@
-"""Devices, processes and signals: what this job runs on, and what its ranks tell each other."""
+"""Devices, processes and signals: what this job runs on, and the collectives of its ranks."""

@@ -1,4 +1,4 @@
-"""The `Accelerator`, configured as the engine needs it, and checked to be what was asked for."""
+"""The `Accelerator`, configured for this project and checked against the requested strategy."""
 
 import os
 from collections.abc import Sequence
@@ -31,10 +31,10 @@ def check_launcher(config: RunConfig, devices: Devices) -> None:
     """Check the settings against those of `accelerate launch`, and against what it supports.
 
     Raises:
-        SettingError: a setting would be ignored without a word.
+        SettingError: a setting would be silently ignored.
     """
     if devices.strategy == "fsdp2" and devices.device.type == "cpu":
-        # Accelerate 1.15 runs DDP instead, without a word.
+        # Accelerate 1.15 silently runs DDP instead.
         raise SettingError(
             "placement fsdp2 needs an accelerator: Accelerate does not support FSDP2 on a CPU; "
             f"type: python -m {package_name()}.reference.fsdp2"

@@ -23,7 +23,7 @@ def sum_over_ranks(tensor: Tensor) -> Tensor:
     return tensor
 
 
-def lowest_over_ranks(tensor: Tensor) -> Tensor:
+def min_over_ranks(tensor: Tensor) -> Tensor:
     """Return the element-wise minimum over all ranks, on every rank; in place."""
     if is_distributed():
         dist.all_reduce(tensor, dist.ReduceOp.MIN)

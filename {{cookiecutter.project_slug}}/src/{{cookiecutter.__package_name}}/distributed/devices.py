@@ -1,6 +1,6 @@
-"""Devices and processes of this job: the placement that was asked for, checked against reality.
+"""Devices and processes: the requested placement, checked against launcher and machine.
 
-*Placement* is the setting: what the user requires. *Strategy* is what it comes to: single,
+*Placement* is the setting: what the user requires. *Strategy* is what it resolves to: single,
 data_parallel, ddp or fsdp2. *Devices* are the processes and hardware that the strategy runs on.
 """
 
@@ -11,7 +11,7 @@ import torch
 
 from ..settings.errors import SettingError
 from ..settings.run_config import Precision, RunConfig
-from .program import accelerate_says, program_name
+from .program import accelerate_sets, program_name
 
 
 @dataclass(frozen=True)
@@ -55,13 +55,13 @@ def find_devices(config: RunConfig, strategy: str | None = None) -> Devices:
 
     Args:
         config: `placement`, `mixed_precision`, `compile` and `exact` are checked.
-        strategy: The one strategy of a reference program; None for Accelerate, which has all.
+        strategy: The one strategy of a reference program; None for `train`, which has all of them.
 
     Raises:
         SettingError: placement, launcher, precision and machine do not fit together.
     """
     world_size = int(os.environ.get("WORLD_SIZE", 1))
-    on_cpu = config.placement == "cpu" or accelerate_says("USE_CPU")
+    on_cpu = config.placement == "cpu" or accelerate_sets("USE_CPU")
     accelerator = None if on_cpu else torch.accelerator.current_accelerator(check_available=True)
     device_type = accelerator.type if accelerator else "cpu"
     num_devices = torch.accelerator.device_count() if accelerator else 1
@@ -96,7 +96,7 @@ def _strategy_of(config: RunConfig, world_size: int, num_devices: int) -> str:
     """Return the strategy that a placement stands for under this launcher."""
     placement = config.placement
     if placement in ("ddp", "fsdp2") and world_size == 1:
-        # Some launch commands start one process without a word.
+        # Some launch commands silently start one process.
         raise SettingError(
             f"placement {placement} needs several processes and the launcher started one; type: "
             f"torchrun --nproc-per-node {max(2, num_devices)} -m {program_name()} "
@@ -105,14 +105,14 @@ def _strategy_of(config: RunConfig, world_size: int, num_devices: int) -> str:
     if placement not in ("auto", "cpu"):
         return placement
     if world_size > 1:
-        return "fsdp2" if accelerate_says("USE_FSDP") else "ddp"
+        return "fsdp2" if accelerate_sets("USE_FSDP") else "ddp"
     return "data_parallel" if num_devices > 1 else "single"
 
 
 def _check_placement_of_reference(config: RunConfig, strategy: str) -> None:
     if config.placement not in ("auto", "cpu", strategy):
         raise SettingError(
-            f"this program's placement is {strategy}, not {config.placement}; type: "
+            f"this program's strategy is {strategy}, not {config.placement}; type: "
             f"python -m {program_name().rpartition('.')[0]}.{config.placement}"
         )
 
@@ -163,7 +163,7 @@ def _obstacle_to_exact(
 
 
 def _check_one_device_per_process(local_rank: int, num_devices: int) -> None:
-    # By their number, so that every rank of the machine raises, rank 0 included: it prints.
+    # Compare counts, not this rank's device: every rank must raise, and only local rank 0 prints.
     num_local = max(int(os.environ.get("LOCAL_WORLD_SIZE", 1)), local_rank + 1)
     if num_local > num_devices:
         raise SettingError(

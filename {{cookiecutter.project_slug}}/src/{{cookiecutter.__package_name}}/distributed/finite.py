@@ -3,21 +3,27 @@
 import torch
 from torch import Tensor
 
-from .collectives import lowest_over_ranks
+from .collectives import min_over_ranks
 
 
 class FiniteCheck:
-    """Remembers the first non-finite step on the device, or skips such steps.
+    """Records the first non-finite step on the device, or skips such steps.
 
     To stop the run, the number is read where the loop reads from the device anyway, before it
-    logs or saves: no checkpoint contains a NaN. To skip, each step has to ask device and ranks.
+    logs or saves: no checkpoint contains a NaN. Skipping costs a device sync and an all-reduce in
+    every step.
     """
 
     def __init__(
-        self, device: torch.device, *, skips: bool, reads_gradients: bool, skipped_steps: int = 0
+        self,
+        device: torch.device,
+        *,
+        skip_nonfinite: bool,
+        check_gradients: bool,
+        skipped_steps: int = 0,
     ) -> None:
-        self.skips = skips
-        self.reads_gradients = reads_gradients
+        self.skip_nonfinite = skip_nonfinite
+        self.check_gradients = check_gradients
         """False for fp16, whose loss scaler looks for overflowing gradients and skips them."""
 
         self.skipped_steps = skipped_steps
@@ -31,16 +37,16 @@ class FiniteCheck:
             losses: (passes per step,), of which this rank's are set.
             grad_norm: (), of the whole gradient.
         """
-        total = losses.sum() + grad_norm if self.reads_gradients else losses.sum()
+        total = losses.sum() + grad_norm if self.check_gradients else losses.sum()
         found = torch.where(torch.isfinite(total), torch.inf, float(step)).reshape(1)
-        if not self.skips:
+        if not self.skip_nonfinite:
             torch.minimum(self._first, found, out=self._first)
             return True
-        is_finite = bool(lowest_over_ranks(found).isinf())
+        is_finite = bool(min_over_ranks(found).isinf())
         self.skipped_steps += not is_finite
-        return is_finite or not self.reads_gradients
+        return is_finite or not self.check_gradients
 
     def first_step(self) -> int | None:
         """Return the first non-finite step of any rank, or None; all ranks call it."""
-        first = float(lowest_over_ranks(self._first.clone()))
+        first = float(min_over_ranks(self._first.clone()))
         return None if first == torch.inf else int(first)

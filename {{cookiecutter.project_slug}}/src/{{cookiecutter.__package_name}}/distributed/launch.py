@@ -1,7 +1,6 @@
-"""The start of a program, in one process or in several.
+"""The start of a program, in this process or in several.
 
-`run_once` is for programs that run in the process that was started; `run_processes` starts one
-process per device, by torchrun, unless a launcher did so.
+`run_in_processes` starts one process per device, by torchrun, unless a launcher has done so.
 """
 
 import os
@@ -23,14 +22,14 @@ from .program import program_name
 Config = TypeVar("Config", bound=RunConfig)
 
 
-def run_once(train: Callable[[Config], None], settings: type[Config]) -> None:
+def run_in_this_process(train: Callable[[Config], None], settings: type[Config]) -> None:
     """Parse the command line and call `train` in this process."""
     with errors_in_one_line():
         train(parse_config(settings))
         leave_process_group()
 
 
-def run_processes(train: Callable[[Config], None], settings: type[Config]) -> None:
+def run_in_processes(train: Callable[[Config], None], settings: type[Config]) -> None:
     """Call `train` in each of several processes: the launcher's, or those that this one starts.
 
     The latter communicate over a free port of this machine; the first that fails ends the others.
@@ -91,5 +90,5 @@ def _start_processes(num_processes: int) -> None:
             print(f"error: rank {rank} was killed by {first.signal_name()}", file=sys.stderr)
         raise SystemExit(first.exitcode if first.exitcode > 0 else 1) from None
     except SignalException as error:
-        # The processes got the signal as well, have saved and exited.
+        # The processes received the signal too; they have saved a checkpoint and exited.
         raise SystemExit(128 + error.sigval) from None

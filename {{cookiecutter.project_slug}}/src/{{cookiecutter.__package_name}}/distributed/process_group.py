@@ -9,7 +9,7 @@ import torch.distributed as dist
 from .collectives import is_distributed
 from .devices import Devices
 
-# Limit of a collective, for a rank that is lost, or that still writes its results.
+# Timeout of a collective: a rank was lost, or rank 0 is still writing the results.
 PROCESS_GROUP_TIMEOUT_SECONDS = 600
 
 

@@ -15,6 +15,6 @@ def package_name() -> str:
     return __name__.partition(".")[0]
 
 
-def accelerate_says(name: str) -> bool:
-    """Return whether `accelerate launch` has set one of its switches, such as USE_CPU."""
+def accelerate_sets(name: str) -> bool:
+    """Return whether `accelerate launch` has set ACCELERATE_`name`, such as USE_CPU, to true."""
     return os.environ.get(f"ACCELERATE_{name}", "").lower() == "true"

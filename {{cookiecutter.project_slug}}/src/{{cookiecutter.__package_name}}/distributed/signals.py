@@ -16,7 +16,7 @@ import torch.distributed as dist
 from .devices import Devices
 from .process_group import PROCESS_GROUP_TIMEOUT_SECONDS
 
-# Ctrl-C, and what schedulers send before they take a machine away. Windows has no SIGUSR1.
+# Ctrl-C, and what schedulers send before they end or preempt a job. Windows has no SIGUSR1.
 SIGNALS = [
     getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGUSR1") if hasattr(signal, name)
 ]
@@ -26,7 +26,7 @@ ECHO_SECONDS = 2.0
 class StopSignals(AbstractContextManager["StopSignals"]):
     """Records SIGTERM, SIGINT and SIGUSR1; a second Ctrl-C exits immediately.
 
-    Ranks compare what they recorded by an all-reduce on the CPU, which runs beside the next step:
+    Ranks exchange what they recorded by an all-reduce on the CPU, which overlaps the next step:
     a signal to one rank stops all of them one step later, and no step waits.
     """
 
@@ -35,7 +35,7 @@ class StopSignals(AbstractContextManager["StopSignals"]):
         """Name of the signal that ends the run, the same on every rank; None to continue."""
 
         self._is_main_process = devices.is_main_process
-        # A group of its own: NCCL has no CPU tensors.
+        # A separate gloo group: NCCL cannot reduce CPU tensors.
         timeout = timedelta(seconds=PROCESS_GROUP_TIMEOUT_SECONDS)
         is_distributed = devices.world_size > 1
         self._group = dist.new_group(backend="gloo", timeout=timeout) if is_distributed else None
@@ -91,15 +91,15 @@ class StopSignals(AbstractContextManager["StopSignals"]):
         self._recorded = self._recorded or number
         if self._is_main_process and number == signal.SIGINT:
             # Not print: the signal may have arrived in the middle of one.
-            os.write(2, b"\nstopping after this step; press Ctrl-C again to exit immediately\n")
+            os.write(2, b"\nstopping with a checkpoint; press Ctrl-C again to exit immediately\n")
 
 
 @contextmanager
 def signals_blocked() -> Iterator[None]:
     """Block the signals in processes that are started here; this one gets them afterwards.
 
-    Launchers and schedulers signal the whole process group, and a DataLoader worker that died of
-    it would take the training process with it.
+    Launchers and schedulers signal the whole process group, and a DataLoader worker killed by a
+    signal makes the training process fail.
     """
     if sys.platform == "win32":
         yield

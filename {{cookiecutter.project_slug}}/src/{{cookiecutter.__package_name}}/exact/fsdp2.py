@@ -39,9 +39,9 @@ class OrderedReduceScatter:
 
         Args:
             output_tensor: (n,), written.
-            input_tensor: (world_size * n,), this rank's gradients, by the rank that keeps them.
+            input_tensor: (world_size * n,), this rank's gradients; chunk r goes to rank r.
             group: Process group of the shards.
-            op: AVG, or SUM where FSDP2 divides itself.
+            op: AVG, or SUM where FSDP2 does the division.
             async_op: Ignored: FSDP2 calls it on a stream of its own.
         """
         self.num_calls += 1
@@ -59,7 +59,7 @@ class OrderedReduceScatter:
 
 
 def clip_shards_(model: nn.Module, max_norm: float, *, exact: bool) -> Tensor:
-    """Clip the sharded gradients of FSDP2 as `clip_grad_norm_` does, and return their norm.
+    """Clip the sharded gradients of FSDP2 as `clip_grad_norm_` does, and return their norm, ().
 
     PyTorch adds up the norms of shards, which depend on their number. The exact norm is that of
     whole gradients, which are gathered one at a time.

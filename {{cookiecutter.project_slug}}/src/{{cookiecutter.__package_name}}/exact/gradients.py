@@ -84,11 +84,11 @@ class _Exchange:
 
     def __init__(self, gradients: GradientSum) -> None:
         self.gradients = gradients
-        self.scattering: list[_Part] = []
-        self.gathering: list[_Part] = []
+        self.scattering: list[_Bucket] = []
+        self.gathering: list[_Bucket] = []
 
     def start(self, bucket: GradBucket) -> torch.futures.Future[Tensor]:
-        part = _Part(bucket.buffer())
+        part = _Bucket(bucket.buffer())
         for before in self.scattering:
             before.gather()
         self.gathering += self.scattering
@@ -101,7 +101,7 @@ class _Exchange:
         return part.future
 
 
-class _Part:
+class _Bucket:
     """One bucket: all-to-all, ordered sum, all-gather."""
 
     def __init__(self, buffer: Tensor) -> None:

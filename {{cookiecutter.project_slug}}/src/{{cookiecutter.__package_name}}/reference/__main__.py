@@ -66,7 +66,7 @@ def compare(left: list[str], right: list[str]) -> Iterator[tuple[str, list[Row]]
 
 
 def _phase(lines: list[str], position: int) -> str:
-    """Return the heading above a line; before the first and after the last phase, what is there."""
+    """Return the phase that a line is in; outside all phases, Imports or Entry point."""
     before = "\n".join(lines[: position + CONTEXT_LINES + 1])
     if "\nif __name__" in before:
         return "Entry point"

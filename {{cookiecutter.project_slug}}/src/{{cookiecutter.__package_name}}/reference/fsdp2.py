@@ -1,6 +1,6 @@
 """Train with FSDP2, then test: one process per device, each with a shard of the model.
 
-Start it by `python -m` (one process per GPU, or two on a CPU) or by `torchrun -m`.
+Start it with `python -m` (one process per GPU, or two on a CPU) or with `torchrun -m`.
 
 Against `ddp.py`:
 - Devices: the strategy's name.
@@ -23,7 +23,7 @@ from ..checkpoint.state import TrainingState
 from ..config import TrainConfig
 from ..data import load_split
 from ..distributed.devices import find_devices
-from ..distributed.launch import run_processes
+from ..distributed.launch import run_in_processes
 from ..distributed.process_group import join_process_group
 from ..distributed.signals import StopSignals
 from ..exact.fsdp2 import clip_shards_
@@ -54,7 +54,7 @@ def train(config: TrainConfig) -> None:
     train_set = load_split("train", augmented=True)
     validation_set = load_split("validation", augmented=False)
     test_set = load_split("test", augmented=False)
-    start = run_folder.share_start(len(train_set))
+    start = run_folder.broadcast_start(len(train_set))
     plan = make_plan(config, devices, num_train_samples=len(train_set), start_step=start.step)
     batches = make_train_batches(train_set, plan)
     validation_loader = EvaluationLoader(validation_set, config, devices)
@@ -106,7 +106,7 @@ def train(config: TrainConfig) -> None:
 
             run.advance(step)
             stop.agree()
-            if stop.reason or plan.reads_at(step):
+            if stop.reason or plan.syncs_at(step):
                 run.check()
             if plan.logs_at(step):
                 run.log_training(step, losses, grad_norm, learning_rate)
@@ -130,4 +130,4 @@ def train(config: TrainConfig) -> None:
 
 
 if __name__ == "__main__":
-    run_processes(train, TrainConfig)
+    run_in_processes(train, TrainConfig)

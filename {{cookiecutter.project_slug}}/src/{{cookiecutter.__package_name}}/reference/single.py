@@ -1,6 +1,6 @@
 """Train on one device, then test: the run that all other programs repeat.
 
-Start it by `python -m`.
+Start it with `python -m`.
 """
 
 import math
@@ -16,7 +16,7 @@ from ..checkpoint.state import TrainingState
 from ..config import TrainConfig
 from ..data import load_split
 from ..distributed.devices import find_devices
-from ..distributed.launch import run_once
+from ..distributed.launch import run_in_this_process
 from ..distributed.signals import StopSignals
 from ..exact.gradients import GradientSum
 from ..exact.kernels import use_deterministic_kernels
@@ -44,7 +44,7 @@ def train(config: TrainConfig) -> None:
     train_set = load_split("train", augmented=True)
     validation_set = load_split("validation", augmented=False)
     test_set = load_split("test", augmented=False)
-    start = run_folder.share_start(len(train_set))
+    start = run_folder.broadcast_start(len(train_set))
     plan = make_plan(config, devices, num_train_samples=len(train_set), start_step=start.step)
     batches = make_train_batches(train_set, plan)
     validation_loader = EvaluationLoader(validation_set, config, devices)
@@ -89,7 +89,7 @@ def train(config: TrainConfig) -> None:
 
             run.advance(step)
             stop.agree()
-            if stop.reason or plan.reads_at(step):
+            if stop.reason or plan.syncs_at(step):
                 run.check()
             if plan.logs_at(step):
                 run.log_training(step, losses, grad_norm, learning_rate)
@@ -113,4 +113,4 @@ def train(config: TrainConfig) -> None:
 
 
 if __name__ == "__main__":
-    run_once(train, TrainConfig)
+    run_in_this_process(train, TrainConfig)

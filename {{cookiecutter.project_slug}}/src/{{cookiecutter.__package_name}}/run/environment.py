@@ -1,4 +1,4 @@
-"""What is needed to repeat and to judge a run: command, code, versions, hardware."""
+"""What is needed to reproduce a run: command, code, versions, hardware."""
 
 import json
 import os
@@ -29,7 +29,7 @@ DIFF = (
 
 
 def write_environment(run_dir: Path) -> None:
-    """Write `environment.json`; what it held of earlier starts of the run is kept in it."""
+    """Write `environment.json`; earlier starts of the run are kept in its `earlier_starts`."""
     earlier = read_environment(run_dir)
     environment = _environment()
     if earlier:
@@ -74,35 +74,37 @@ def _environment() -> dict[str, Any]:
 def describe_code(folder: Path) -> dict[str, Any]:
     """Return commit and uncommitted changes of the repository that `folder` is in.
 
-    `git_diff` is a patch on the commit, for `git apply`: of all tracked files, and of Python files
-    in `folder` that are not tracked yet. Past 200,000 characters it is cut off, which
-    `git_diff_is_complete` says. All are None where git fails.
+    `git_diff` is a patch on the commit, for `git apply`: of all tracked files, and of untracked
+    Python files in `folder`. It is limited to 200,000 characters and 50 untracked files;
+    `git_diff_is_complete` says whether that was enough. All are None where git fails.
     """
     top = _git(folder, "rev-parse", "--show-toplevel")
     root = Path(top.removesuffix("\n")) if top else folder
     commit = _git(root, "rev-parse", "HEAD")
     status = _git(root, "status", "--porcelain")
     diff = _git(root, *DIFF, "--binary", "HEAD")
+    untracked = _untracked_modules(root, folder)
     if diff is not None:
-        diff += _diff_of_untracked(root, folder)
+        diff += "".join(_diff_of_new(root, name) for name in untracked[:MAX_UNTRACKED_FILES])
+    is_complete = len(diff or "") <= MAX_DIFF_CHARACTERS and len(untracked) <= MAX_UNTRACKED_FILES
     return {
         "git_commit": commit.strip() if commit else None,
         "git_is_clean": None if status is None else not status,
         "git_diff": diff[:MAX_DIFF_CHARACTERS] if diff else None,
-        "git_diff_is_complete": None if diff is None else len(diff) <= MAX_DIFF_CHARACTERS,
+        "git_diff_is_complete": None if diff is None else is_complete,
     }
 
 
-def _diff_of_untracked(root: Path, folder: Path) -> str:
-    """Return a patch that creates the untracked Python files in `folder`."""
+def _untracked_modules(root: Path, folder: Path) -> list[str]:
+    """Return the untracked Python files in `folder`, which .gitignore does not exclude."""
     listed = _git(root, "ls-files", "--others", "--exclude-standard", "-z", "--", str(folder))
-    names = [name for name in (listed or "").split("\0") if name.endswith(".py")]
-    patches = [
-        # Exit code 1 means that the files differ.
-        _git(root, *DIFF, "--no-index", "--", "/dev/null", name, exit_codes=(0, 1)) or ""
-        for name in names[:MAX_UNTRACKED_FILES]
-    ]
-    return "".join(patches)
+    return [name for name in (listed or "").split("\0") if name.endswith(".py")]
+
+
+def _diff_of_new(root: Path, name: str) -> str:
+    """Return a patch that creates a file."""
+    # Exit code 1 means that the files differ.
+    return _git(root, *DIFF, "--no-index", "--", "/dev/null", name, exit_codes=(0, 1)) or ""
 
 
 def _git(folder: Path, *arguments: str, exit_codes: tuple[int, ...] = (0,)) -> str | None:

@@ -16,7 +16,7 @@ from ..checkpoint.resume import find_start, resume_command
 from ..checkpoint.store import (
     checkpoint_folder,
     remove_unfinished,
-    rename_damaged,
+    rename_corrupted,
     saved_steps,
 )
 from ..checkpoint.weights import WEIGHTS_FILE
@@ -34,11 +34,11 @@ SECONDS_FOR_RANK_0 = 5.0
 
 
 class RunFolder(AbstractContextManager["RunFolder"]):
-    """Where a run writes, and the checkpoint it starts from.
+    """Where a run writes, and the checkpoint that it resumes from.
 
-    Making it checks and chooses, on rank 0, before anything is started; `share_start` tells the
-    other ranks; as a context it is open for writing, and released at the end. Only rank 0 reads,
-    locks and writes.
+    The constructor chooses and checks the folder on rank 0, before there is a process group.
+    `broadcast_start` sends path and progress to the other ranks. As a context manager it locks the
+    folder, prepares it for writing and unlocks it at the end. Only rank 0 reads, locks and writes.
     """
 
     def __init__(self, config: RunConfig, devices: Devices) -> None:
@@ -47,8 +47,8 @@ class RunFolder(AbstractContextManager["RunFolder"]):
         Changes nothing on disk, except to lock a run that exists.
 
         Raises:
-            SettingError: the folder cannot be written, is in use or is no run; or no checkpoint
-                fits.
+            SettingError: the folder cannot be written, is in use or is not a run folder; or no
+                checkpoint fits.
         """
         self.path = config.run_dir or Path("runs") / f"{datetime.now(UTC):%Y-%m-%d_%H-%M-%S}"
         self.start = Progress()
@@ -75,11 +75,11 @@ class RunFolder(AbstractContextManager["RunFolder"]):
         """The checkpoint that the run resumes from, None in a new run."""
         return checkpoint_folder(self.path, self.start.step) if self.start.step else None
 
-    def share_start(self, num_train_samples: int) -> Progress:
+    def broadcast_start(self, num_train_samples: int) -> Progress:
         """Return the progress that the run starts from, on every rank; all ranks call it.
 
         Raises:
-            SettingError: it was made with a training set of another size.
+            SettingError: the training set of the checkpoint had another size.
         """
         self.path, self.start = broadcast_from_rank_0((self.path, self.start))
         start = self.start
@@ -113,8 +113,8 @@ class RunFolder(AbstractContextManager["RunFolder"]):
             return
         if self._devices.is_main_process:
             raise RunError(f"{error}. {self.resume_command()}") from error
-        # All ranks have the error, and a launcher kills the others once one has exited: leave
-        # rank 0 the time to close the tracker and print it.
+        # Every rank raises this error, and the launcher kills the others once one has exited: give
+        # rank 0 time to close the tracker and print it.
         time.sleep(SECONDS_FOR_RANK_0)
 
     def release(self) -> None:
@@ -135,16 +135,16 @@ class RunFolder(AbstractContextManager["RunFolder"]):
             raise RunError(f"{error.filename or self.path}: {error.strerror or error}") from error
 
     def _open(self) -> None:
-        """Lock the folder, remove what a previous start left behind, and write the settings."""
+        """Lock the folder, write the settings, and remove partial files and earlier results."""
         if self._lock is None:
             self._lock = self._lock_new()
-        # First: a folder with settings is a run, which can be resumed from here on.
+        # config.yaml first: it marks the folder as a run, which can be resumed from here on.
         write_atomically(self.path / CONFIG_FILE, as_yaml(self._config))
         remove_unfinished(self.path)
         for step in saved_steps(self.path):
             if step > self.start.step:  # Later than the latest valid one: corrupted.
-                rename_damaged(checkpoint_folder(self.path, step))
-        # The results of an earlier end of this run.
+                rename_corrupted(checkpoint_folder(self.path, step))
+        # Results that this run wrote when it last ended.
         for name in (SUMMARY_FILE, WEIGHTS_FILE):
             (self.path / name).unlink(missing_ok=True)
         for picture in self.path.glob("*.png"):

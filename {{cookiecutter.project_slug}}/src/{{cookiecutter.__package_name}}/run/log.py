@@ -75,7 +75,7 @@ class RunLog(AbstractContextManager["RunLog"]):
         speed = samples / max(seconds - last_seconds, 1e-9)
         values = {"loss": loss, "grad_norm": grad_norm, "learning_rate": learning_rate}
         self._record("train", step, {**values, "samples_per_second": speed})
-        state = f"loss {loss:.4f}  rate {learning_rate:.2e}  {speed:,.0f} samples/s"
+        state = f"loss {loss:.4f}  lr {learning_rate:.2e}  {speed:,.0f} samples/s"
         self._bar.update(self._task, state=state)
         if self._bar.disable:
             self._print("train", step, state)
@@ -83,7 +83,7 @@ class RunLog(AbstractContextManager["RunLog"]):
     def evaluation(self, split: str, step: int, evaluation: Evaluation) -> None:
         """Record the results of an evaluation, and the number of samples they are from."""
         results = evaluation.results
-        self._record(split, step, {**results, "samples": evaluation.samples})
+        self._record(split, step, {**results, "samples": evaluation.num_samples})
         text = "  ".join(f"{name} {value:.4f}" for name, value in results.items())
         self._print(split, step, text)
 

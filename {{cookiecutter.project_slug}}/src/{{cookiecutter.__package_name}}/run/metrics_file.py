@@ -1,4 +1,7 @@
-"""`metrics.jsonl`: one JSON object a line for each logged step and each evaluation."""
+"""`metrics.jsonl`: one JSON object per line, for each logged step and each evaluation.
+
+`step` counts from 1, `epoch` from 0. NaN and inf are null.
+"""
 
 import json
 import sys

@@ -50,7 +50,7 @@ def plan_rows(plan: Plan, start: Progress, model: nn.Module) -> dict[str, str]:
     is_float32 = config.mixed_precision == "no"
     precision = "float32" if is_float32 else f"{config.mixed_precision} autocast"
     return {
-        "Placement": _placement(devices),
+        "Strategy": _strategy(devices),
         "Precision": precision + (", compiled" if config.compile else ""),
         "Model": f"{num_parameters:,} parameters",
         "Exact": _exact(plan),
@@ -59,14 +59,14 @@ def plan_rows(plan: Plan, start: Progress, model: nn.Module) -> dict[str, str]:
         f"replica{'s' * (devices.data_parallel_size > 1)} x {accumulation} "
         f"accumulation step{'s' * (accumulation > 1)}",
         "Epoch": f"{plan.steps_per_epoch} steps, {used} of {plan.num_train_samples} samples"
-        + (f"; another {rest} are left out each time" if rest else ""),
+        + (f"; {rest} are left out, other ones each epoch" if rest else ""),
         "Steps": f"{plan.total_steps} optimizer steps ({epochs:.3g} epochs)",
         "Checkpoints": _checkpoints(config),
         **({"Resumed": _resumed(devices, start)} if start.step else {}),
     }
 
 
-def _placement(devices: Devices) -> str:
+def _strategy(devices: Devices) -> str:
     processes = f"{devices.world_size} process{'es' * (devices.world_size > 1)}"
     if devices.strategy == "data_parallel":
         processes += f" driving {devices.devices_per_process} devices"
@@ -85,7 +85,7 @@ def _placement(devices: Devices) -> str:
 def _exact(plan: Plan) -> str:
     if not plan.devices.exact:
         reason = f", {plan.devices.strategy} cannot be" if plan.config.exact else ""
-        return f"no{reason}: other placements agree to rounding"
+        return f"no{reason}: other placements agree to rounding error"
     odd = odd_factor(plan.devices.world_size)
     num_micro_batches = plan.config.num_micro_batches
     sizes = [odd * 2**power for power in range(num_micro_batches.bit_length())]
@@ -97,7 +97,7 @@ def _checkpoints(config: RunConfig) -> str:
     every, keep = config.checkpoint_every, config.keep_checkpoints
     if not every:
         return "only when a signal stops the run"
-    kept = f"the newest {keep} and the best are kept" if keep else "all are kept"
+    kept = f"the latest {keep} and the best are kept" if keep else "all are kept"
     return f"every {every} steps and after the best validation; {kept}"
 
 
@@ -106,5 +106,5 @@ def _resumed(devices: Devices, start: Progress) -> str:
     where += f"process{'es' * (start.world_size > 1)}"
     has_same_tree = odd_factor(devices.world_size) == odd_factor(start.world_size)
     if devices.exact and not (start.exact and has_same_tree):
-        where += "; not the bits of a run on these processes alone"
+        where += "; not bitwise equal to an uninterrupted run"
     return where

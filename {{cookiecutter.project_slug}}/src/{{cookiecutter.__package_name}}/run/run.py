@@ -41,8 +41,8 @@ class Run(AbstractContextManager["Run"]):
 
         self.finite = FiniteCheck(
             plan.devices.device,
-            skips=plan.config.skip_nonfinite,
-            reads_gradients=plan.config.mixed_precision != "fp16",
+            skip_nonfinite=plan.config.skip_nonfinite,
+            check_gradients=plan.config.mixed_precision != "fp16",
             skipped_steps=folder.start.skipped_steps,
         )
         self._parts = ExitStack()
@@ -103,13 +103,13 @@ class Run(AbstractContextManager["Run"]):
         """Log an evaluation; a validation with the lowest loss makes a checkpoint due."""
         self.log.evaluation(split, step, evaluation)
         if split == "validation":
-            self.checkpoints.rank_validation(step, evaluation.results["loss"])
+            self.checkpoints.record_validation(step, evaluation.results["loss"])
 
     def save(self, step: int) -> None:
         """Save a checkpoint after `step`, which is written while training continues.
 
         Raises:
-            RunError: the checkpoint before could not be written.
+            RunError: the previous checkpoint could not be written.
         """
         seconds = self.stopwatch.seconds
         with self.stopwatch.paused() as pause:

@@ -67,7 +67,7 @@ def lock_run_dir(run_dir: Path) -> FileLock:
 
 
 def next_free(run_dir: Path) -> Path:
-    """Return `run_dir` with the first number behind its name that is free."""
+    """Return the first of `run_dir`-2, `run_dir`-3, ... that does not exist."""
     if run_dir.name in ("", ".."):
         run_dir = run_dir.resolve()
     names = (run_dir.parent / f"{run_dir.name or 'run'}-{count}" for count in itertools.count(2))

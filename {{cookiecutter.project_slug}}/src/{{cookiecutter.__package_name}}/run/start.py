@@ -1,4 +1,4 @@
-"""Checks before anything is started: errors come before processes wait and data is loaded."""
+"""Checks before the process group is joined and data is loaded."""
 
 from ..distributed.devices import Devices
 from ..settings.run_config import RunConfig
@@ -6,7 +6,7 @@ from .trackers import check_tracker
 
 
 def check_settings(config: RunConfig, devices: Devices) -> None:
-    """Check the settings that only devices and installed packages can judge.
+    """Check the settings that depend on the devices and on installed packages.
 
     Raises:
         SettingError: the global batch does not divide over the devices, or the tracker is not

@@ -8,13 +8,13 @@ import torch
 
 
 class Pause:
-    """A time that is not counted; `seconds` is its length once it is over."""
+    """A pause of the stopwatch; `seconds` is its length once it has ended."""
 
     seconds = 0.0
 
 
 class Stopwatch:
-    """Runs as soon as it is made; a resumed run starts from the seconds of its checkpoint."""
+    """Starts when it is made; a resumed run starts from the seconds of its checkpoint."""
 
     def __init__(self, seconds: float, device: torch.device) -> None:
         self._device = device

@@ -33,7 +33,7 @@ def summarize_run(
     results: dict[str, Any] = {}
     if test:
         results = {f"test_{name}": value for name, value in test.results.items()}
-        results["test_samples"] = test.samples
+        results["test_samples"] = test.num_samples
     return {
         "placement": devices.strategy,
         "device": devices.device.type,
@@ -80,7 +80,7 @@ def print_results(folder: RunFolder, summary: Mapping[str, Any], test: Evaluatio
         "Result",
         {
             **{f"Test {name}": f"{value:.4f}" for name, value in test.results.items()},
-            "Test samples": f"{test.samples}",
+            "Test samples": f"{test.num_samples}",
             "Training": training,
             "Run folder": f"{folder.path}/",
             "Pictures": ", ".join(pictures),

@@ -18,7 +18,7 @@ TRACKER_FILE = "tracker.json"
 
 
 def check_tracker(config: RunConfig) -> None:
-    """Check that the tracker is installed: Accelerate would log nothing, without a word.
+    """Check that the tracker is installed: Accelerate would silently log nothing.
 
     Raises:
         SettingError: it is not installed.

@@ -40,5 +40,5 @@ def _sizes_that_divide(
         for size in range(1, data_parallel_size)
         if global_batch_size % (micro_batch_size * size) == 0
     ]
-    same = f"; unchanged, it divides over {fewer[-1]} device(s)" if fewer else ""
+    same = f"; or use {fewer[-1]} device(s) with these sizes" if fewer else ""
     return " or ".join(flags) + same

@@ -19,7 +19,8 @@ class RunError(RuntimeError):
 def errors_in_one_line() -> Iterator[None]:
     """Print the two errors above as one line for each machine, and exit.
 
-    Exit codes: 2 for a `SettingError`, 1 for a `RunError`, 130 after a second Ctrl-C.
+    Exit codes: 2 for a `SettingError`, 1 for a `RunError`, 130 for Ctrl-C outside the training
+    loop, or a second one in it.
     """
     try:
         yield
@@ -28,7 +29,7 @@ def errors_in_one_line() -> Iterator[None]:
         raise SystemExit(2 if isinstance(error, SettingError) else 1) from None
     except KeyboardInterrupt:
         _print_once("interrupted; the latest complete checkpoint is kept")
-        # Neither threads that still write nor ranks that are gone may delay the exit.
+        # Wait neither for the thread that writes a checkpoint nor for ranks that have exited.
         os._exit(130)
 
 

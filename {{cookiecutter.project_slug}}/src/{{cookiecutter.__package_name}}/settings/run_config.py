@@ -16,7 +16,7 @@ Precision = Literal["no", "bf16", "fp16"]
 Resume = Literal["never", "auto", "must"]
 Tracker = Literal["none", "tensorboard", "wandb", "mlflow", "trackio"]
 
-# Not in config.yaml: where the run is stored and how it is started, not what it computes.
+# Not in config.yaml: they only say where the run is stored and how it is started.
 NOT_SAVED = ("run_dir", "resume", "allow_changes", "plan_only", "num_processes")
 
 
@@ -25,13 +25,13 @@ class RunConfig:
     """Settings of one training run."""
 
     run_dir: Path | None = None
-    """Output folder of the run; None is `runs/<start time>`."""
+    """Output folder of the run; None is `runs/<start time in UTC>`."""
 
     resume: Resume = "never"
-    """Resume the run in run_dir: never; auto, if there is one; must, or fail."""
+    """Whether to resume the run in run_dir: never; auto, if there is one; must, or exit."""
 
     allow_changes: bool = False
-    """Resume even if settings differ from the checkpoint's; the result is of neither alone."""
+    """Resume even if settings differ from the checkpoint's; later steps use the new settings."""
 
     seed: Annotated[int, Ge(0), Lt(2**63)] = 0
     """Random seed of the initial weights, sample order, augmentation and dropout."""
@@ -61,7 +61,7 @@ class RunConfig:
     """Autocast dtype of the forward pass: no is float32; fp16 needs a GPU."""
 
     compile: bool = False
-    """Use torch.compile: slower first step, then faster on a GPU; equal to rounding."""
+    """Use torch.compile: slower first step, then faster on a GPU; agrees to rounding error."""
 
     num_workers: Annotated[int, Ge(0)] = 0
     """DataLoader worker processes per training process; 0 loads in the training process."""
@@ -112,5 +112,5 @@ class RunConfig:
         return self.gradient_accumulation_steps(data_parallel_size=1)
 
     def saved(self) -> dict[str, Any]:
-        """Return what `config.yaml` holds: the settings that decide what the run computes."""
+        """Return the settings as `config.yaml` holds them: all but those in `NOT_SAVED`."""
         return {name: value for name, value in asdict(self).items() if name not in NOT_SAVED}
