@@ -252,7 +252,7 @@ def test_the_hook_and_the_checks_call_no_shell_and_nothing_of_one_system() -> No
                 else []
             )
         }
-        portable = {"collections", "functools", "jinja2", "json", "keyword", "os", "re"}
+        portable = {"collections", "functools", "jinja2", "json", "keyword", "os", "pathlib", "re"}
         assert modules <= portable | {"shlex", "subprocess", "sys", "unicodedata"}
         calls = {ast.unparse(node.func) for node in ast.walk(tree) if isinstance(node, ast.Call)}
         of_os = {call for call in calls if call.startswith("os.")}
