@@ -131,7 +131,7 @@ from my_run.evaluate import EvaluateConfig, evaluate_run
 result = evaluate_run(EvaluateConfig(run_dir=Path(sys.argv[1]), placement="cpu"))
 if int(os.environ.get("RANK", 0)) == 0:
     world_size = int(os.environ.get("WORLD_SIZE", 1))
-    print(json.dumps({"world_size": world_size, "samples": result.samples, **result.results}))
+    print(json.dumps({"world_size": world_size, "samples": result.num_samples, **result.results}))
 leave_process_group()
 """
 
