@@ -1,4 +1,6 @@
 import itertools
+import json
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
@@ -152,3 +154,36 @@ def test_every_size_that_an_error_advises_works(data_parallel_size: int) -> None
 
 def check_sizes(data_parallel_size: int, **sizes: int) -> None:
     TrainConfig(**sizes).gradient_accumulation_steps(data_parallel_size)  # type: ignore[arg-type]
+
+
+@dataclass(frozen=True, kw_only=True)
+class OwnConfig(TrainConfig):
+    """Settings as a user adds them."""
+
+    data_dir: Path | None = None
+    sizes: tuple[int, ...] = (16, 32)
+    names: list[str] = field(default_factory=list)
+    verbose: bool | None = None
+    max_grad_norm: float = 0.5
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [[], ["--data-dir", "a b/c", "--sizes", "8", "--names", "x", "y"], ["--sizes", "--names"]],
+)
+def test_settings_of_any_type_read_back(flags: list[str], tmp_path: Path) -> None:
+    config = parse_config(OwnConfig, flags)
+    file = tmp_path / "config.yaml"
+    file.write_text(as_yaml(config), encoding="utf-8")
+
+    assert load_config(OwnConfig, file) == config
+    assert json.loads(json.dumps(config.saved())) == config.saved()
+
+
+def test_a_repeated_setting_keeps_its_bounds() -> None:
+    with pytest.raises(SettingError, match=r"at least 0; try --max-grad-norm 0\.5$"):
+        OwnConfig(max_grad_norm=-1.0)
+
+
+def test_a_number_of_any_length_is_checked() -> None:
+    assert parse_config(TrainConfig, ["--max-steps", "1" + 400 * "0"]).max_steps == 10**400

@@ -67,3 +67,10 @@ def test_mistakes_come_first_and_counts_stand_where_the_axes_say(
     assert titles == ["8, is 3", "8, is 3", *CLASS_NAMES]
     assert (matrix.get_ylabel(), matrix.get_xlabel()) == ("True label", "Predicted label")
     assert counts is not None and (counts[3, 8], counts[8, 3]) == (2, 0)
+
+
+def test_a_negative_loss_is_drawn_on_a_linear_axis(drawn: list[Figure]) -> None:
+    lines = [{"split": "train", "step": step, "loss": 1.0 - step} for step in (1, 2, 3)]
+    curves.draw_curves(lines, Path("curves.png"))
+
+    assert drawn[0].axes[0].get_yscale() == "linear"

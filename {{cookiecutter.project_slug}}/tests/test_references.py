@@ -28,8 +28,8 @@ PAIRS = [("single", "data_parallel"), ("single", "ddp"), ("ddp", "fsdp2"), ("ddp
 STATEMENTS = [
     *("next", "seed_forward", "compute_loss", "backward", "collect", "detach"),
     *("clip", "learning_rate_at", "set_learning_rate", "should_step", "step", "zero_grad"),
-    *("advance", "agree", "syncs_at", "check", "logs_at", "log_training"),
-    *("validates_at", "evaluate", "log_evaluation", "due_at", "save"),
+    *("advance", "syncs_at", "check", "logs_at", "log_training"),
+    *("validates_at", "evaluate", "log_evaluation", "agree", "due_at", "save"),
     *("evaluate", "log_evaluation", "finish"),
 ]
 SYNONYMS = {"clip_grad_norm_": "clip", "clip_shards_": "clip"}

@@ -20,6 +20,10 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch import Tensor
 
 from my_run.batches import plan as plans
+from my_run.batches.evaluation import (
+    Evaluation,
+    evaluate,
+)
 from my_run.batches.loaders import EvaluationLoader
 from my_run.batches.plan import make_plan
 from my_run.batches.seeds import seed_forward
@@ -165,6 +169,31 @@ def test_a_signal_saves_after_the_step_and_prints_the_resume_command(
     assert f"--run-dir {tmp_path} --resume must" in printed
 
 
+def test_a_signal_in_the_last_validation_saves_and_skips_the_test(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at_step: Callable[..., None]
+) -> None:
+    def validate(*arguments: Any) -> Evaluation:
+        stop()
+        return evaluate(*arguments)
+
+    at_step(NEVER, stop)  # For its handlers.
+    monkeypatch.setattr(single, "evaluate", validate)
+    flags = ["--max-steps", 3, "--eval-every", 0, "--checkpoint-every", 0, "--tracker", "none"]
+    run_train(tmp_path, *flags, program="reference.single")
+
+    assert (read_summary(tmp_path)["stopped_by"], saved_steps(tmp_path)) == ("SIGTERM", [3])
+    assert [line["split"] for line in read_metrics(tmp_path)][-1] == "validation"
+
+
+def test_a_training_set_of_another_size_is_refused_by_the_plan_too(
+    single_run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(single, "load_split", lambda split, augmented: range(1200))
+    flags = ["--config", single_run / "config.yaml", "--resume", "must", "--plan"]
+    with pytest.raises(SettingError, match="has 1200 samples and had 1257"):
+        run_train(single_run, *flags, program="reference.single")
+
+
 def test_repeated_sigterm_stops_once_and_a_second_ctrl_c_exits_immediately(
     tmp_path: Path, at_step: Callable[..., None]
 ) -> None:
@@ -299,14 +328,17 @@ def test_a_finished_run_without_checkpoints_is_not_started_over(tmp_path: Path) 
 
 def test_resuming_removes_earlier_results(tmp_path: Path, at_step: Callable[..., None]) -> None:
     run_train(tmp_path, *SAVING, "--max-steps", 4, program="reference.single")
-    assert (tmp_path / WEIGHTS).exists() and (tmp_path / "predictions.png").exists()
+    pictures = tmp_path / "pictures"
+    assert (tmp_path / WEIGHTS).exists() and (pictures / "predictions.png").exists()
+    (tmp_path / "mine.png").touch()
     (tmp_path / "checkpoints" / ".step_00000009.part").mkdir()
     (tmp_path / ".summary.json.part").touch()
     at_step(6, stop)
     run_train(tmp_path, *SAVING, "--resume", "must", program="reference.single")
 
     assert list(tmp_path.rglob("*.part")) == []
-    assert not (tmp_path / WEIGHTS).exists() and not (tmp_path / "predictions.png").exists()
+    assert not (tmp_path / WEIGHTS).exists() and not pictures.exists()
+    assert (tmp_path / "mine.png").exists()
     assert "test_loss" not in read_summary(tmp_path)
 
 

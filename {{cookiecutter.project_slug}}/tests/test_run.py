@@ -14,8 +14,10 @@ import torch
 
 from my_run.batches.plan import Plan, make_plan
 from my_run.batches.seeds import seed_torch
+from my_run.checkpoint import checkpoints
 from my_run.checkpoint.checkpoints import Checkpoints
 from my_run.checkpoint.progress import Progress
+from my_run.checkpoint.state import TrainingState
 from my_run.config import TrainConfig
 from my_run.distributed.devices import find_devices
 from my_run.distributed.finite import FiniteCheck
@@ -24,6 +26,8 @@ from my_run.run.environment import (
     describe_code,
 )
 from my_run.run.folder import RunFolder
+from my_run.run.metrics_file import append_metrics
+from my_run.run.run import Run
 from my_run.run.stopwatch import Stopwatch
 from my_run.settings.errors import (
     RunError,
@@ -65,6 +69,9 @@ def test_overflowing_gradients_of_fp16_are_left_to_the_scaler() -> None:
 
 def test_a_stopwatch_excludes_its_pauses() -> None:
     stopwatch = Stopwatch(10.0, CPU)
+    time.sleep(0.1)
+    assert stopwatch.seconds == 10.0
+    stopwatch.start()
     with stopwatch.paused() as pause:
         time.sleep(0.2)
     time.sleep(0.1)
@@ -76,13 +83,13 @@ def test_a_stopwatch_excludes_its_pauses() -> None:
 def test_checkpoints_are_due_at_their_interval_the_end_and_the_best(tmp_path: Path) -> None:
     plan = plan_of(max_steps=10, checkpoint_every=4)
     state: Any = None
-    checkpoints = Checkpoints(plan, Progress(), state, tmp_path, synced_first=tmp_path / "log")
+    saver = Checkpoints(plan, Progress(), state, tmp_path, synced_first=tmp_path / "log")
     for step, loss in ((2, 0.5), (3, float("nan")), (5, 0.6), (7, 0.4)):
-        checkpoints.record_validation(step, loss)
-        assert checkpoints.due_at(step) == (step in (2, 7))
+        saver.record_validation(step, loss)
+        assert saver.due_at(step) == (step in (2, 7))
 
-    assert [step for step in range(1, 11) if checkpoints.due_at(step)] == [4, 7, 8, 10]
-    assert checkpoints.progress.best_loss == 0.4
+    assert [step for step in range(1, 11) if saver.due_at(step)] == [4, 7, 8, 10]
+    assert saver.progress.best_loss == 0.4
     off = Checkpoints(
         plan_of(max_steps=10, checkpoint_every=0),
         *(Progress(best_step=3), state, tmp_path),
@@ -115,6 +122,37 @@ def test_a_folder_is_locked_while_it_is_open_and_says_how_to_resume(tmp_path: Pa
             RunFolder(again, devices)
         raise RunError("the cause")
     RunFolder(again, devices).release()
+
+
+def test_a_failed_run_is_unlocked_after_its_last_checkpoint_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written: list[float] = []
+
+    def write_slowly(*arguments: object) -> None:
+        time.sleep(0.3)
+        written.append(time.monotonic())
+
+    monkeypatch.setattr(checkpoints, "write_checkpoint", write_slowly)
+    config = TrainConfig(run_dir=tmp_path / "run", max_steps=2)
+    devices = find_devices(config, "single")
+    plan = make_plan(config, devices, num_train_samples=1000)
+    folder, model = RunFolder(config, devices), torch.nn.Linear(2, 2)
+    state = TrainingState(devices, model, torch.optim.SGD(model.parameters()), None)
+    released: list[float] = []
+    release = folder.release
+
+    def note_release() -> None:
+        released.append(time.monotonic())
+        release()
+
+    monkeypatch.setattr(folder, "release", note_release)
+    with pytest.raises(ZeroDivisionError), Run(plan, folder, state) as run:
+        append_metrics(folder.path, {"split": "train", "step": 1})
+        run.save(1)
+        raise ZeroDivisionError
+
+    assert written and written[0] <= released[0]
 
 
 def test_a_failed_write_names_its_file_and_other_errors_pass(tmp_path: Path) -> None:
@@ -194,6 +232,33 @@ def test_the_diff_restores_uncommitted_code(package: Path, tmp_path: Path) -> No
     git(root, "apply", str(patch))
     for name, text in changed.items():
         assert (package / name).read_text(encoding="utf-8") == text
+
+
+def test_the_diff_keeps_line_ends_and_other_encodings(package: Path, tmp_path: Path) -> None:
+    root, file = package.parents[1], package / "model.py"
+    git(root, "config", "core.autocrlf", "false")
+    git(root, "config", "diff.context", "0")
+    file.write_bytes(b"a = 1\r\nb = 2\rc = 3\n# \xe9\n")
+    git(root, "commit", "--quiet", "--all", "--message", "Line ends")
+    changed = b"a = 2\r\nb = 2\rc = 3\n# \xe8\n"
+    file.write_bytes(changed)
+    code = describe_code(package)
+    git(root, "stash", "--quiet")
+    patch = tmp_path / "patch"
+    patch.write_bytes(code["git_diff"].encode("utf-8", "surrogateescape"))
+    git(root, "apply", str(patch))
+
+    assert code["git_diff_is_complete"] and file.read_bytes() == changed
+
+
+def test_what_the_diff_leaves_out_makes_it_incomplete(package: Path) -> None:
+    (package / "weights.bin").write_bytes(bytes(range(256)))
+    git(package, "add", ".")
+    assert not describe_code(package)["git_diff_is_complete"]
+    git(package, "reset", "--quiet")
+    for index in range(51):
+        (package / f"new_{index}.py").touch()
+    assert not describe_code(package)["git_diff_is_complete"]
 
 
 def test_a_large_diff_is_cut_off_and_says_so(package: Path) -> None:

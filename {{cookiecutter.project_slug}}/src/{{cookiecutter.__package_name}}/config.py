@@ -1,8 +1,8 @@
 """This project's settings and their defaults.
 
 Add a field here and it is a flag, a line of `config.yaml`, and an attribute of the `config` that
-`data.py`, `model.py` and `optimizer.py` may read. The settings that every run has, such as
-`seed` and `placement`, are in `settings/run_config.py`; repeat a field to change its default.
+`optimizer.py` reads. The settings that every run has, such as `seed` and `placement`, are in
+`settings/run_config.py`; repeat a field to change its default.
 """
 
 from dataclasses import dataclass

@@ -45,7 +45,7 @@ def train(config: TrainConfig) -> None:
     use_deterministic_kernels(devices)
     run_folder = RunFolder(config, devices)
     if config.plan_only:
-        return show_plan_only(config, devices, run_folder.start, load_split, make_model)
+        return show_plan_only(config, devices, run_folder, load_split, make_model)
     accumulation_steps = config.gradient_accumulation_steps(devices.data_parallel_size)
     precision = config.mixed_precision
     accelerator = make_accelerator(devices, precision, accumulation_steps, SHARD_UNITS)
@@ -97,8 +97,7 @@ def train(config: TrainConfig) -> None:
             optimizer.zero_grad()
 
             run.advance(step)
-            stop.agree()
-            if stop.reason or plan.syncs_at(step):
+            if plan.syncs_at(step):
                 run.check()
             if plan.logs_at(step):
                 run.log_training(step, losses, grad_norm, learning_rate)
@@ -106,6 +105,7 @@ def train(config: TrainConfig) -> None:
                 with run.stopwatch.paused():
                     validation = evaluate(parallel_model, validation_loader, score, summarize)
                 run.log_evaluation("validation", step, validation)
+            stop.agree()
             if stop.reason or run.checkpoints.due_at(step):
                 run.save(step)
             if stop.reason:

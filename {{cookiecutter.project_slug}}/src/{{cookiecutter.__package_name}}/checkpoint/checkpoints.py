@@ -3,8 +3,10 @@
 import math
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AbstractContextManager, suppress
 from dataclasses import asdict, replace
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
 from ..batches.plan import Plan
@@ -15,11 +17,11 @@ from .state import TrainingState
 from .store import StateTensors, prune_checkpoints, write_checkpoint
 
 
-class Checkpoints:
+class Checkpoints(AbstractContextManager["Checkpoints"]):
     """Saves the state at the steps of the plan and after the best validation.
 
     All ranks call `save`, because FSDP2 has a shard on each. Rank 0 writes one checkpoint at a
-    time, on a thread, while training continues.
+    time, on a thread, while training continues. As a context it waits for the last write.
     """
 
     def __init__(
@@ -57,6 +59,19 @@ class Checkpoints:
 
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint")
         self._writing: Future[None] | None = None
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        # The run folder is unlocked after this. A second Ctrl-C does not wait.
+        if kind is None:
+            self.wait()
+        elif not issubclass(kind, KeyboardInterrupt):
+            with suppress(RunError):
+                self.wait()
 
     def record_validation(self, step: int, loss: float) -> None:
         """Record the step of the lowest validation loss, whose checkpoint is kept."""
@@ -111,5 +126,11 @@ class Checkpoints:
             raise RunError(
                 f"step {step}: the checkpoint cannot be written: {error.strerror or error}"
             ) from error
-        keep = self.plan.config.keep_checkpoints
-        prune_checkpoints(self.run_dir, keep=keep, best_step=metadata["best_step"])
+        try:
+            keep = self.plan.config.keep_checkpoints
+            prune_checkpoints(self.run_dir, keep=keep, best_step=metadata["best_step"])
+        except OSError as error:
+            raise RunError(
+                f"step {step}: an old checkpoint cannot be removed: {error.filename}: "
+                f"{error.strerror or error}"
+            ) from error

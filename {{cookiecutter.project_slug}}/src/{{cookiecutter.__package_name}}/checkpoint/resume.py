@@ -108,9 +108,12 @@ def _refuse_changes(folder: Path, saved: dict[str, Any], config: RunConfig) -> N
         if name not in MAY_CHANGE and saved.get(name) != present.get(name)
     ]
     if changes:
+        # A setting that the checkpoint does not have is none that its config.yaml could restore.
+        is_new = any(name not in saved for name in present)
+        restore = "" if is_new else f"--config {folder.parents[1] / CONFIG_FILE}, or "
         raise SettingError(
-            f"settings differ from those of {folder}: {', '.join(changes)}; try "
-            f"--config {folder.parents[1] / CONFIG_FILE}, or --allow-changes to resume anyway"
+            f"settings differ from those of {folder}: {', '.join(changes)}; try {restore}"
+            "--allow-changes to resume anyway"
         )
 
 

@@ -45,7 +45,7 @@ def train(config: TrainConfig) -> None:
     use_deterministic_kernels(devices)
     run_folder = RunFolder(config, devices)
     if config.plan_only:
-        return show_plan_only(config, devices, run_folder.start, load_split, make_model)
+        return show_plan_only(config, devices, run_folder, load_split, make_model)
     join_process_group(devices)
 
     # Data
@@ -99,8 +99,7 @@ def train(config: TrainConfig) -> None:
             optimizer.zero_grad()
 
             run.advance(step)
-            stop.agree()
-            if stop.reason or plan.syncs_at(step):
+            if plan.syncs_at(step):
                 run.check()
             if plan.logs_at(step):
                 run.log_training(step, losses, grad_norm, learning_rate)
@@ -108,6 +107,7 @@ def train(config: TrainConfig) -> None:
                 with run.stopwatch.paused(), devices.autocast(config.mixed_precision):
                     validation = evaluate(parallel_model, validation_loader, score, summarize)
                 run.log_evaluation("validation", step, validation)
+            stop.agree()
             if stop.reason or run.checkpoints.due_at(step):
                 run.save(step)
             if stop.reason:

@@ -23,7 +23,7 @@ MAX_DIFF_CHARACTERS = 200_000
 MAX_UNTRACKED_FILES = 50
 # A patch that `git apply` reads, whatever the user's settings are.
 DIFF = (
-    *("diff", "--no-ext-diff", "--no-textconv", "--no-color", "--no-relative"),
+    *("diff", "--no-ext-diff", "--no-textconv", "--no-color", "--no-relative", "-U3"),
     *("--src-prefix=a/", "--dst-prefix=b/"),
 )
 
@@ -75,18 +75,23 @@ def describe_code(folder: Path) -> dict[str, Any]:
     """Return commit and uncommitted changes of the repository that `folder` is in.
 
     `git_diff` is a patch on the commit, for `git apply`: of all tracked files, and of untracked
-    Python files in `folder`. It is limited to 200,000 characters and 50 untracked files;
-    `git_diff_is_complete` says whether that was enough. All are None where git fails.
+    Python files in `folder`. It has no binary files, and is limited to 200,000 characters and 50
+    untracked files; `git_diff_is_complete` says whether that was enough. All are None where git
+    fails.
     """
     top = _git(folder, "rev-parse", "--show-toplevel")
     root = Path(top.removesuffix("\n")) if top else folder
     commit = _git(root, "rev-parse", "HEAD")
     status = _git(root, "status", "--porcelain")
-    diff = _git(root, *DIFF, "--binary", "HEAD")
+    diff = _git(root, *DIFF, "HEAD")
     untracked = _untracked_modules(root, folder)
     if diff is not None:
         diff += "".join(_diff_of_new(root, name) for name in untracked[:MAX_UNTRACKED_FILES])
-    is_complete = len(diff or "") <= MAX_DIFF_CHARACTERS and len(untracked) <= MAX_UNTRACKED_FILES
+    is_complete = (
+        len(diff or "") <= MAX_DIFF_CHARACTERS
+        and len(untracked) <= MAX_UNTRACKED_FILES
+        and "\nBinary files " not in (diff or "")
+    )
     return {
         "git_commit": commit.strip() if commit else None,
         "git_is_clean": None if status is None else not status,
@@ -108,17 +113,25 @@ def _diff_of_new(root: Path, name: str) -> str:
 
 
 def _git(folder: Path, *arguments: str, exit_codes: tuple[int, ...] = (0,)) -> str | None:
-    """Return what git prints in a folder, None if it fails or is not installed."""
+    """Return what git prints in a folder, or None if it fails or is not installed.
+
+    Bytes that are not UTF-8 become surrogates, and line ends stay as they are. What is longer than
+    the largest diff is cut off.
+    """
     git = shutil.which("git")
     if git is None:
         return None
-    run = subprocess.run(
-        [git, "-C", str(folder), *arguments],
-        capture_output=True,
-        encoding="utf-8",
-        errors="surrogateescape",
-    )
-    return run.stdout if run.returncode in exit_codes else None
+    command = [git, "-C", str(folder), *arguments]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
+        assert process.stdout is not None
+        # A character has four bytes at most.
+        output = process.stdout.read(4 * MAX_DIFF_CHARACTERS + 4)
+        is_cut = bool(process.stdout.read(1))
+        if is_cut:
+            process.kill()
+    if not is_cut and process.returncode not in exit_codes:
+        return None
+    return output.decode("utf-8", "surrogateescape")
 
 
 def _version(package: str) -> str | None:

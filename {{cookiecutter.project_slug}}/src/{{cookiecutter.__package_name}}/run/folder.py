@@ -1,5 +1,6 @@
 """The folder of a run: chosen, locked, opened and released; one run at a time writes to it."""
 
+import shutil
 import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -30,6 +31,7 @@ from .metrics_file import truncate_metrics
 from .run_dir import LOCK_FILE, check_run_dir, lock_run_dir, next_free
 
 SUMMARY_FILE = "summary.json"
+PICTURES_FOLDER = "pictures"
 SECONDS_FOR_RANK_0 = 5.0
 
 
@@ -82,6 +84,15 @@ class RunFolder(AbstractContextManager["RunFolder"]):
             SettingError: the training set of the checkpoint had another size.
         """
         self.path, self.start = broadcast_from_rank_0((self.path, self.start))
+        self.check_data(num_train_samples)
+        return self.start
+
+    def check_data(self, num_train_samples: int) -> None:
+        """Check that the checkpoint was made with a training set of this size.
+
+        Raises:
+            SettingError: it was not.
+        """
         start = self.start
         is_changed = start.step and start.num_train_samples != num_train_samples
         if is_changed and not self._config.allow_changes:
@@ -90,7 +101,6 @@ class RunFolder(AbstractContextManager["RunFolder"]):
                 f"{start.num_train_samples} up to step {start.step}; restore it, or try "
                 "--allow-changes"
             )
-        return start
 
     def __enter__(self) -> Self:
         if self._devices.is_main_process:
@@ -147,8 +157,7 @@ class RunFolder(AbstractContextManager["RunFolder"]):
         # Results that this run wrote when it last ended.
         for name in (SUMMARY_FILE, WEIGHTS_FILE):
             (self.path / name).unlink(missing_ok=True)
-        for picture in self.path.glob("*.png"):
-            picture.unlink()
+        shutil.rmtree(self.path / PICTURES_FOLDER, ignore_errors=True)
         truncate_metrics(self.path, self.start.step)
         write_environment(self.path)
 

@@ -60,6 +60,10 @@ class RunLog(AbstractContextManager["RunLog"]):
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Remove the progress bar and flush the tracker; may be called twice."""
         self._bar.stop()
         self.tracker.finish()
 

@@ -13,24 +13,26 @@ from ..distributed.devices import Devices
 from ..distributed.program import program_name
 from ..exact.tree import odd_factor
 from ..settings.run_config import RunConfig
+from .folder import RunFolder
 from .tables import print_table
 
 
 def show_plan_only(
     config: RunConfig,
     devices: Devices,
-    start: Progress,
+    folder: RunFolder,
     load_split: Callable[..., MapDataset],
     make_model: Callable[[], nn.Module],
 ) -> None:
-    """Print the plan of a run that would start from `start`; starts and writes nothing.
+    """Print the plan of a run that would write to `folder`; starts and writes nothing.
 
     Raises:
-        SettingError: as `make_plan`.
+        SettingError: as `make_plan` and `RunFolder.check_data`.
     """
-    train_set = load_split("train", augmented=True)
-    plan = make_plan(config, devices, num_train_samples=len(train_set), start_step=start.step)
-    show_plan(plan, start, make_model())
+    size = len(load_split("train", augmented=True))
+    folder.check_data(size)
+    plan = make_plan(config, devices, num_train_samples=size, start_step=folder.start.step)
+    show_plan(plan, folder.start, make_model())
 
 
 def show_plan(plan: Plan, start: Progress, model: nn.Module) -> None:

@@ -1,8 +1,7 @@
 """One training run: its folder, log, checkpoints, stopwatch and check for NaN, in one object."""
 
-from collections.abc import Callable
+import sys
 from contextlib import AbstractContextManager, ExitStack
-from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
@@ -20,9 +19,7 @@ from .folder import RunFolder
 from .log import RunLog
 from .metrics_file import METRICS_FILE
 from .stopwatch import Stopwatch
-from .summary import print_results, summarize_run, write_results
-
-DrawPictures = Callable[[Path, Any, Evaluation], None]
+from .summary import DrawPictures, draw_safely, print_results, summarize_run, write_results
 
 
 class Run(AbstractContextManager["Run"]):
@@ -52,9 +49,11 @@ class Run(AbstractContextManager["Run"]):
         with ExitStack() as parts:
             run_dir = parts.enter_context(self.folder).path
             log = run_dir / METRICS_FILE
-            self.checkpoints = Checkpoints(self.plan, start, self.state, run_dir, synced_first=log)
+            checkpoints = Checkpoints(self.plan, start, self.state, run_dir, synced_first=log)
+            self.checkpoints = parts.enter_context(checkpoints)
             self.stopwatch = Stopwatch(start.train_seconds, self.plan.devices.device)
             self.log = parts.enter_context(RunLog(self.plan, self.folder, self.stopwatch))
+            self.stopwatch.start()
             self._parts = parts.pop_all()
         return self
 
@@ -109,8 +108,9 @@ class Run(AbstractContextManager["Run"]):
         """Save a checkpoint after `step`, which is written while training continues.
 
         Raises:
-            RunError: the previous checkpoint could not be written.
+            RunError: as `check`.
         """
+        self.check()
         seconds = self.stopwatch.seconds
         with self.stopwatch.paused() as pause:
             self.checkpoints.save(
@@ -131,7 +131,7 @@ class Run(AbstractContextManager["Run"]):
             test: Evaluation of the test set; None if the run was stopped.
             stopped_by: Name of the signal that stopped it.
             test_set: For the pictures.
-            draw_pictures: Saves pictures to a folder.
+            draw_pictures: Saves pictures to a folder; if it fails, a warning is printed.
 
         Raises:
             RunError: a file could not be written.
@@ -151,9 +151,10 @@ class Run(AbstractContextManager["Run"]):
             train_seconds=train_seconds,
             checkpoint_seconds=self.checkpoint_seconds,
         )
+        self.log.close()
         with self.folder.writing():
             write_results(self.folder.path, summary, weights)
-            if test:
-                # Last: this is the user's code, and may fail.
-                draw_pictures(self.folder.path, test_set, test)
+        failure = draw_safely(draw_pictures, self.folder.path, test_set, test) if test else None
         print_results(self.folder, summary, test)
+        if failure:
+            print(f"warning: {failure}", file=sys.stderr)

@@ -14,17 +14,21 @@ class Pause:
 
 
 class Stopwatch:
-    """Starts when it is made; a resumed run starts from the seconds of its checkpoint."""
+    """Counts from `start`; a resumed run starts from the seconds of its checkpoint."""
 
     def __init__(self, seconds: float, device: torch.device) -> None:
         self._device = device
         self._before = seconds
+        self._since: float | None = None
+
+    def start(self) -> None:
+        """Start to count."""
         self._since = time.perf_counter()
 
     @property
     def seconds(self) -> float:
         """Seconds of training until now."""
-        return self._before + time.perf_counter() - self._since
+        return self._before + (0.0 if self._since is None else time.perf_counter() - self._since)
 
     @contextmanager
     def paused(self) -> Iterator[Pause]:

@@ -1,6 +1,8 @@
 """The end of a run: `summary.json`, the final weights, the curves, and a table of the results."""
 
-from collections.abc import Mapping
+import contextlib
+import traceback
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +14,11 @@ from ..checkpoint.atomic import write_json
 from ..checkpoint.progress import Progress
 from ..checkpoint.weights import WEIGHTS_FILE, save_weights
 from .curves import CURVES_FILE, draw_curves
-from .folder import SUMMARY_FILE, RunFolder
+from .folder import PICTURES_FOLDER, SUMMARY_FILE, RunFolder
 from .metrics_file import read_metrics
 from .tables import print_table
+
+DrawPictures = Callable[[Path, Any, Evaluation], None]
 
 
 def summarize_run(
@@ -66,6 +70,24 @@ def write_results(run_dir: Path, summary: Mapping[str, Any], weights: Mapping[st
     draw_curves(read_metrics(run_dir), run_dir / CURVES_FILE)
 
 
+def draw_safely(
+    draw_pictures: DrawPictures, run_dir: Path, test_set: Any, test: Evaluation
+) -> str | None:
+    """Call the user's function; if it fails, return why and where, as one line."""
+    folder = run_dir / PICTURES_FOLDER
+    try:
+        folder.mkdir(exist_ok=True)
+        draw_pictures(folder, test_set, test)
+    except Exception as error:
+        frame = traceback.extract_tb(error.__traceback__)[-1]
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        return f"draw_pictures failed ({frame.filename}, line {frame.lineno}): {reason}"
+    finally:
+        with contextlib.suppress(OSError):
+            folder.rmdir()  # If nothing was drawn.
+    return None
+
+
 def print_results(folder: RunFolder, summary: Mapping[str, Any], test: Evaluation | None) -> None:
     """Print the test results of a finished run, or the command that resumes a stopped one."""
     seconds, speed = summary["train_seconds"], summary["train_samples_per_second"]
@@ -75,7 +97,8 @@ def print_results(folder: RunFolder, summary: Mapping[str, Any], test: Evaluatio
         print(f"Stopped by {summary['stopped_by']} after step {steps}, {training}.")
         print(folder.resume_command())
         return
-    pictures = sorted(path.name for path in folder.path.glob("*.png"))
+    drawn = sorted((folder.path / PICTURES_FOLDER).glob("*"))
+    pictures = [CURVES_FILE, *(f"{PICTURES_FOLDER}/{path.name}" for path in drawn)]
     print_table(
         "Result",
         {

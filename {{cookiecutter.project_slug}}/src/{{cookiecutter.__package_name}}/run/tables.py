@@ -4,6 +4,7 @@ from collections.abc import Mapping
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 
 def print_table(title: str, rows: Mapping[str, str]) -> None:
@@ -12,7 +13,7 @@ def print_table(title: str, rows: Mapping[str, str]) -> None:
     table.add_column(no_wrap=True)
     table.add_column(overflow="fold")
     for name, value in rows.items():
-        table.add_row(name, value)
+        table.add_row(Text(name), Text(value))  # Not markup: a path may have brackets.
     console = Console(highlight=False)
     console.print(f"\n[bold]{title}[/bold]")
     console.print(table)

@@ -66,8 +66,9 @@ class Tracker:
 
     def finish(self) -> None:
         """Flush and close the tracker."""
-        if self._tracker:
-            self._tracker.finish()
+        tracker, self._tracker = self._tracker, None
+        if tracker:
+            tracker.finish()
 
 
 def _known_as(run_dir: Path, config: RunConfig) -> str | None:

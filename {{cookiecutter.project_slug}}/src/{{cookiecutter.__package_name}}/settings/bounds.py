@@ -15,17 +15,23 @@ def check_bounds(config: Any) -> None:
     Raises:
         SettingError: a number is out of bounds, infinite or NaN.
     """
-    hints = get_type_hints(type(config), include_extras=True)
     for field in fields(config):
         value, flag = getattr(config, field.name), "--" + field.name.replace("_", "-")
-        for bound in getattr(hints[field.name], "__metadata__", ()):
-            if value is None or not isinstance(bound, Ge | Lt):
+        for bound in _bounds_of(type(config), field.name):
+            if value is None:
                 continue
             limit: Any = bound.ge if isinstance(bound, Ge) else bound.lt
             is_inside = value >= limit if isinstance(bound, Ge) else value < limit
-            if not is_inside or math.isinf(value):
+            if not is_inside or value in (math.inf, -math.inf):
                 rule = f"at least {limit}" if isinstance(bound, Ge) else f"less than {limit}"
                 fallback = limit if field.default is None else field.default
                 raise SettingError(
                     f"{field.name} ({value}) must be a finite number, {rule}; try {flag} {fallback}"
                 )
+
+
+def _bounds_of(settings: type, name: str) -> tuple[Ge | Lt, ...]:
+    """Return the bounds of a field; those of a base class hold where the field is repeated."""
+    hints = [get_type_hints(base, include_extras=True).get(name) for base in settings.__mro__[:-1]]
+    metadata = [bound for hint in hints for bound in getattr(hint, "__metadata__", ())]
+    return tuple(bound for bound in metadata if isinstance(bound, Ge | Lt))

@@ -49,8 +49,11 @@ def load_config(settings: type[Config], file: Path) -> Config:
 
 def _as_flag(settings: type[RunConfig], name: str, value: object) -> list[str]:
     flag = name.replace("_", "-")
-    if isinstance(getattr(settings, name), bool) and isinstance(value, bool):
+    # A default made by a factory is no attribute of the class.
+    if isinstance(getattr(settings, name, None), bool) and isinstance(value, bool):
         return [f"--{flag}" if value else f"--no-{flag}"]
+    if isinstance(value, list):
+        return [f"--{flag}", *map(str, value)]
     # YAML reads `no`, a value of mixed_precision, as false.
     return [f"--{flag}", "no" if value is False else str(value)]
 

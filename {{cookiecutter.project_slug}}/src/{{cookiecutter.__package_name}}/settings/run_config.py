@@ -113,4 +113,13 @@ class RunConfig:
 
     def saved(self) -> dict[str, Any]:
         """Return the settings as `config.yaml` holds them: all but those in `NOT_SAVED`."""
-        return {name: value for name, value in asdict(self).items() if name not in NOT_SAVED}
+        return {
+            name: _as_plain(value) for name, value in asdict(self).items() if name not in NOT_SAVED
+        }
+
+
+def _as_plain(value: Any) -> Any:
+    """Return a value as YAML and JSON can hold it."""
+    if isinstance(value, Path):
+        return str(value)
+    return [_as_plain(item) for item in value] if isinstance(value, tuple | list) else value
