@@ -452,6 +452,17 @@ def test_a_loss_that_is_not_finite_stops_the_run_at_its_step(tmp_path: Path) -> 
 
 
 @pytest.mark.usefixtures("bad_loss")
+def test_a_signal_after_a_nonfinite_step_saves_no_checkpoint(
+    tmp_path: Path, at_step: Callable[..., None]
+) -> None:
+    at_step(9, stop)
+    rarely = ["--log-every", 100, "--eval-every", 0, "--checkpoint-every", 0, "--max-steps", 20]
+    with pytest.raises(RunError, match="^step 8: loss or gradient is NaN or inf"):
+        run_train(tmp_path, *rarely, "--tracker", "none", program="reference.single")
+    assert saved_steps(tmp_path) == []
+
+
+@pytest.mark.usefixtures("bad_loss")
 def test_a_nonfinite_step_can_be_skipped_and_is_counted(
     tmp_path: Path, at_step: Callable[..., None]
 ) -> None:
