@@ -457,7 +457,7 @@ def test_a_signal_after_a_nonfinite_step_saves_no_checkpoint(
 ) -> None:
     at_step(9, stop)
     rarely = ["--log-every", 100, "--eval-every", 0, "--checkpoint-every", 0, "--max-steps", 20]
-    with pytest.raises(RunError, match="^step 8: loss or gradient is NaN or inf"):
+    with pytest.raises(RunError, match=r"^step 8: loss or gradient is NaN or inf"):
         run_train(tmp_path, *rarely, "--tracker", "none", program="reference.single")
     assert saved_steps(tmp_path) == []
 
