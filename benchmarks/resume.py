@@ -24,7 +24,7 @@ from my_run import model, train
 from my_run.distributed.launch import run_in_this_process
 
 if sys.argv.pop(1) == "wide":
-    train.make_model = lambda: model.Classifier(width=320)
+    train.make_model = lambda config, info: model.Classifier(width=320)
 run_in_this_process(train.train, train.TrainConfig)
 """
 

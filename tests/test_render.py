@@ -42,9 +42,11 @@ FILES = """
     src/my_run/batches/plan.py
     src/my_run/batches/sampling.py
     src/my_run/batches/seeds.py
+    src/my_run/batches/structure.py
     src/my_run/checkpoint/__init__.py
     src/my_run/checkpoint/atomic.py
     src/my_run/checkpoint/checkpoints.py
+    src/my_run/checkpoint/data_info.py
     src/my_run/checkpoint/progress.py
     src/my_run/checkpoint/resume.py
     src/my_run/checkpoint/state.py
@@ -63,9 +65,11 @@ FILES = """
     src/my_run/distributed/signals.py
     src/my_run/evaluate.py
     src/my_run/exact/__init__.py
+    src/my_run/exact/batch_norm.py
     src/my_run/exact/fsdp2.py
     src/my_run/exact/gradients.py
     src/my_run/exact/kernels.py
+    src/my_run/exact/step.py
     src/my_run/exact/tree.py
     src/my_run/model.py
     src/my_run/optimizer.py
@@ -91,6 +95,8 @@ FILES = """
     src/my_run/run/summary.py
     src/my_run/run/tables.py
     src/my_run/run/trackers.py
+    src/my_run/run/trial.py
+    src/my_run/run/users_code.py
     src/my_run/settings/__init__.py
     src/my_run/settings/batch_sizes.py
     src/my_run/settings/bounds.py
@@ -117,7 +123,9 @@ FILES = """
     tests/test_run.py
     tests/test_sampling.py
     tests/test_schedule_and_optimizer.py
+    tests/test_step.py
     tests/test_train.py
+    tests/test_trial.py
 """.split()
 CI_FILES = {"github": [".github/workflows/tests.yml"], "gitlab": [".gitlab-ci.yml"], "none": []}
 

@@ -15,11 +15,23 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from my_run.config import TrainConfig
+from my_run.data import (
+    Digits,
+    Split,
+    describe,
+    load_split,
+)
 from my_run.settings.config_file import parse_config
 
 PACKAGE = "my_run"
 SOURCES = Path(__file__).parents[1] / "src"
 TIMEOUT_SECONDS = 200
+
+
+def load(split: Split, *, augmented: bool = False) -> Digits:
+    """Return a split with the default settings."""
+    config = TrainConfig()
+    return load_split(split, config, describe(config), augmented=augmented)
 
 
 def start(program: str, *arguments: object, num_processes: int = 1) -> subprocess.Popen[str]:

@@ -177,6 +177,7 @@ def test_settings_of_any_type_read_back(flags: list[str], tmp_path: Path) -> Non
     file.write_text(as_yaml(config), encoding="utf-8")
 
     assert load_config(OwnConfig, file) == config
+    assert config.data_dir is None or config.data_dir == Path.cwd() / "a b" / "c"
     assert json.loads(json.dumps(config.saved())) == config.saved()
 
 

@@ -6,12 +6,8 @@ from PIL import Image
 
 from my_run.batches.loaders import MicroBatchReader
 from my_run.batches.sampling import MicroBatch
-from my_run.data import (
-    CLASS_NAMES,
-    Split,
-    load_split,
-    read_inputs,
-)
+from my_run.config import TrainConfig
+from my_run.data import Split, describe, read_inputs
 from my_run.model import (
     Classifier,
     compute_loss,
@@ -19,21 +15,24 @@ from my_run.model import (
     summarize,
 )
 
+from .launching import load
+
+NUM_CLASSES = len(describe(TrainConfig())["classes"])
 SIZES: dict[Split, int] = {"train": 1257, "validation": 180, "test": 360}
 
 
 def test_the_splits_share_no_image_and_hold_every_class() -> None:
-    splits = {split: load_split(split, augmented=False) for split in SIZES}
+    splits = {split: load(split) for split in SIZES}
 
     assert {split: len(samples) for split, samples in splits.items()} == SIZES
     images = [image.numpy().tobytes() for samples in splits.values() for image in samples.images]
     assert len(set(images)) == len(images) == 1797
     for samples in splits.values():
-        assert set(samples.targets.tolist()) == set(range(len(CLASS_NAMES)))
+        assert set(samples.targets.tolist()) == set(range(NUM_CLASSES))
 
 
 def test_a_sample_is_an_image_in_the_unit_range_and_its_class() -> None:
-    image, target = load_split("train", augmented=True)[0]
+    image, target = load("train", augmented=True)[0]
 
     assert image.shape == (1, 8, 8) and image.dtype == torch.float32
     assert image.min() >= 0 and image.max() <= 1
@@ -41,12 +40,12 @@ def test_a_sample_is_an_image_in_the_unit_range_and_its_class() -> None:
 
 
 def test_augmentation_is_a_function_of_the_micro_batch() -> None:
-    reader = MicroBatchReader(load_split("train", augmented=True))
+    reader = MicroBatchReader(load("train", augmented=True))
     micro_batch = MicroBatch([3, 1, 4], seed=11)
     images, targets = reader[[micro_batch]]
     again, _ = reader[[micro_batch]]
     others, same_targets = reader[[micro_batch._replace(seed=12)]]
-    plain = load_split("train", augmented=False).images[[3, 1, 4]]
+    plain = load("train").images[[3, 1, 4]]
 
     assert torch.equal(images, again)
     assert not torch.equal(images, others) and torch.equal(targets, same_targets)
@@ -72,19 +71,20 @@ def test_the_model_turns_images_into_logits_whatever_the_batch() -> None:
     images = torch.rand(6, 1, 8, 8)
     logits = model(images)
 
-    assert logits.shape == (6, len(CLASS_NAMES))
+    assert logits.shape == (6, NUM_CLASSES)
     torch.testing.assert_close(model(images[:2]), logits[:2])
 
 
 def test_every_parameter_gets_a_gradient() -> None:
     model = Classifier()
-    loss = compute_loss(model, (torch.rand(4, 1, 8, 8), torch.arange(4)))
+    loss, items = compute_loss(model, (torch.rand(4, 1, 8, 8), torch.arange(4)))
 
+    assert items == 4
     assert all(gradient.any() for gradient in torch.autograd.grad(loss, list(model.parameters())))
 
 
 def test_scores_and_results_agree_with_hand_computed_ones() -> None:
-    logits = torch.full((3, len(CLASS_NAMES)), -100.0)
+    logits = torch.full((3, NUM_CLASSES), -100.0)
     logits[[0, 1], [2, 5]] = 0.0
     logits[2] = 0.0
     targets = torch.tensor([2, 4, 0])
@@ -92,7 +92,7 @@ def test_scores_and_results_agree_with_hand_computed_ones() -> None:
     scores = score(torch.nn.Identity(), (logits, targets))
 
     torch.testing.assert_close(scores["loss"], torch.tensor([0.0, 100.0, np.log(10)]).float())
-    assert scores["correct"][:2].tolist() == [1, 0]
+    assert scores["correct"][:2].tolist() == [True, False]
     assert scores["prediction"][:2].tolist() == [2, 5]
     results = summarize({name: values[:2] for name, values in scores.items()})
     assert results == {"loss": 50.0, "accuracy": 0.5}

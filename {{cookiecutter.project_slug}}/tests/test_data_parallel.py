@@ -4,7 +4,6 @@ import copy
 import threading
 from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -81,7 +80,10 @@ def test_data_parallel_over_two_devices_repeats_the_single_device(
     monkeypatch.setattr(data_parallel, "DataParallel", wrap)
     monkeypatch.setattr(data_parallel, "find_devices", find_two_devices)
     monkeypatch.setattr(plan, "seed_forward", seed_one_device)
-    without_dropout = partial(Classifier, dropout=0.0)
+
+    def without_dropout(*arguments: object) -> Classifier:
+        return Classifier(dropout=0.0)
+
     programs: dict[str, Callable[[TrainConfig], None]] = {
         "single": single.train,
         "data_parallel": data_parallel.train,

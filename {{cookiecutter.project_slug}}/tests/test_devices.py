@@ -11,6 +11,7 @@ from my_run.distributed.accelerator import (
 )
 from my_run.distributed.devices import find_devices
 from my_run.run.plan_table import plan_rows
+from my_run.run.trial import Trial
 from my_run.settings.config_file import parse_config
 from my_run.settings.errors import SettingError
 from my_run.settings.run_config import Placement
@@ -113,7 +114,7 @@ def test_a_reference_refuses_another_placement() -> None:
 
 
 def rows_of(plan: Plan) -> dict[str, str]:
-    return plan_rows(plan, Progress(), torch.nn.Linear(2, 2))
+    return plan_rows(plan, Progress(), torch.nn.Linear(2, 2), Trial([], []))
 
 
 @pytest.fixture

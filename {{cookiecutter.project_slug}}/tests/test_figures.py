@@ -10,7 +10,8 @@ from numpy.testing import assert_array_equal
 
 from my_run import pictures
 from my_run.batches.evaluation import Evaluation
-from my_run.data import CLASS_NAMES, Digits
+from my_run.config import TrainConfig
+from my_run.data import Digits, describe
 from my_run.run import curves, summary
 
 from .launching import read_metrics, run_train
@@ -58,13 +59,14 @@ def test_mistakes_come_first_and_counts_stand_where_the_axes_say(
     images = torch.zeros(len(targets), 1, 8, 8)
     test_set = Digits(images, torch.tensor(targets), augmented=False)
     test = Evaluation(len(targets), {}, {"prediction": torch.tensor(predictions)})
-    pictures.draw_pictures(Path("."), test_set, test)
+    info = describe(TrainConfig())
+    pictures.draw_pictures(Path("."), test_set, test, info)
     samples, confusion = drawn[0].subfigs
     [matrix] = confusion.axes
     counts = matrix.images[0].get_array()
 
     titles = [axes.get_title(loc="center") for axes in samples.axes if axes.images]
-    assert titles == ["8, is 3", "8, is 3", *CLASS_NAMES]
+    assert titles == ["8, is 3", "8, is 3", *info["classes"]]
     assert (matrix.get_ylabel(), matrix.get_xlabel()) == ("True label", "Predicted label")
     assert counts is not None and (counts[3, 8], counts[8, 3]) == (2, 0)
 

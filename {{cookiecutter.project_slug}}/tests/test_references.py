@@ -26,9 +26,9 @@ PROGRAMS = {
 PAIRS = [("single", "data_parallel"), ("single", "ddp"), ("ddp", "fsdp2"), ("ddp", "train")]
 # What a step does, in this order; a name for each call that differs from program to program.
 STATEMENTS = [
-    *("next", "seed_forward", "compute_loss", "backward", "collect", "detach"),
-    *("clip", "learning_rate_at", "set_learning_rate", "should_step", "step", "zero_grad"),
-    *("advance", "syncs_at", "check", "logs_at", "log_training"),
+    *("next", "seed_forward", "compute_loss", "per_sample", "backward", "collect", "finish"),
+    *("clip", "set_learning_rate", "should_step", "step", "zero_grad"),
+    *("advance", "syncs_at", "check", "logs_at", "mean_loss", "log_training"),
     *("validates_at", "evaluate", "log_evaluation", "agree", "due_at", "save"),
     *("evaluate", "log_evaluation", "finish"),
 ]

@@ -40,7 +40,7 @@ from my_run.checkpoint.store import (
     write_checkpoint,
 )
 from my_run.config import TrainConfig
-from my_run.data import load_split
+from my_run.data import Digits, Split, collate, describe
 from my_run.distributed.devices import (
     Devices,
     find_devices,
@@ -63,6 +63,7 @@ from .conftest import SHORT_RUN
 from .launching import (
     PACKAGE,
     launch,
+    load,
     read_metrics,
     read_summary,
     run_train,
@@ -188,7 +189,11 @@ def test_a_signal_in_the_last_validation_saves_and_skips_the_test(
 def test_a_training_set_of_another_size_is_refused_by_the_plan_too(
     single_run: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(single, "load_split", lambda split, augmented: range(1200))
+    def load_fewer(split: Split, *_: Any, augmented: bool = False) -> Digits:
+        samples = load(split, augmented=augmented)
+        return Digits(samples.images[:1200], samples.targets[:1200], augmented=augmented)
+
+    monkeypatch.setattr(single, "load_split", load_fewer)
     flags = ["--config", single_run / "config.yaml", "--resume", "must", "--plan"]
     with pytest.raises(SettingError, match="has 1200 samples and had 1257"):
         run_train(single_run, *flags, program="reference.single")
@@ -299,8 +304,10 @@ def test_another_training_set_size_and_fewer_steps_than_done_are_refused(single_
     run_folder = RunFolder(config, devices)
     run_folder.release()
     with pytest.raises(SettingError, match="has 1256 samples and had 1257"):
-        run_folder.broadcast_start(1256)
-    step = run_folder.broadcast_start(1257).step
+        run_folder.broadcast_start(1256, describe(config))
+    with pytest.raises(SettingError, match=r"describe in data\.py returns other classes"):
+        run_folder.broadcast_start(1257, {"classes": ["cat", "dog"]})
+    step = run_folder.broadcast_start(1257, describe(config)).step
     with pytest.raises(SettingError, match="at step 24 and the run ends at step 10"):
         make_plan(replace(config, max_steps=10), devices, num_train_samples=1257, start_step=step)
 
@@ -431,11 +438,12 @@ def bad_loss(monkeypatch: pytest.MonkeyPatch) -> None:
     """Make the loss of one micro-batch of step 8 infinite."""
     calls = 0
 
-    def infinite_once(model: torch.nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
+    def infinite_once(model: torch.nn.Module, batch: tuple[Tensor, Tensor]) -> tuple[Tensor, int]:
         nonlocal calls
         calls += 1
-        loss = compute_loss(model, batch)
-        return loss * torch.inf if calls == 7 * 8 + 3 else loss
+        loss, items = compute_loss(model, batch)
+        # The first three calls are those of the trial.
+        return (loss * torch.inf if calls == 3 + 7 * 8 + 3 else loss), items
 
     monkeypatch.setattr(single, "compute_loss", infinite_once)
 
@@ -546,8 +554,8 @@ def test_parameters_without_gradients_have_no_optimizer_state_after_resuming(
 def test_a_data_loader_worker_survives_stop_signals() -> None:
     config = TrainConfig(num_workers=1)
     devices = find_devices(config, "single")
-    validation_set = load_split("validation", augmented=False)
-    batches = iter(EvaluationLoader(validation_set, config, devices))
+    validation_set = load("validation")
+    batches = iter(EvaluationLoader(validation_set, collate, config, devices))
     next(batches)
     [reader] = multiprocessing.active_children()
     for number in SIGNALS:
@@ -570,9 +578,7 @@ def test_a_checkpoint_is_selected_by_name(single_run: Path, tmp_path: Path) -> N
 
 def test_data_loader_workers_persist_between_evaluations() -> None:
     config = TrainConfig(num_workers=1)
-    loader = EvaluationLoader(
-        load_split("validation", augmented=False), config, find_devices(config, "single")
-    )
+    loader = EvaluationLoader(load("validation"), collate, config, find_devices(config, "single"))
     readers = []
     for _ in range(2):
         list(loader)

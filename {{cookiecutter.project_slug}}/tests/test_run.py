@@ -84,16 +84,26 @@ def test_a_stopwatch_excludes_its_pauses() -> None:
 def test_checkpoints_are_due_at_their_interval_the_end_and_the_best(tmp_path: Path) -> None:
     plan = plan_of(max_steps=10, checkpoint_every=4)
     state: Any = None
-    saver = Checkpoints(plan, Progress(), state, tmp_path, synced_first=tmp_path / "log")
+    saver = Checkpoints(
+        *(plan, Progress(), state, tmp_path), data_info={}, synced_first=tmp_path / "log"
+    )
     for step, loss in ((2, 0.5), (3, float("nan")), (5, 0.6), (7, 0.4)):
-        saver.record_validation(step, loss)
+        saver.record_validation(step, loss, is_highest_best=False)
         assert saver.due_at(step) == (step in (2, 7))
 
     assert [step for step in range(1, 11) if saver.due_at(step)] == [4, 7, 8, 10]
-    assert saver.progress.best_loss == 0.4
+    assert saver.progress.best_value == 0.4
+    highest = Checkpoints(
+        *(plan, Progress(), state, tmp_path), data_info={}, synced_first=tmp_path / "log"
+    )
+    for step, value in ((1, 0.5), (2, 0.4), (3, 0.6)):
+        highest.record_validation(step, value, is_highest_best=True)
+        assert highest.progress.validations_since_best == (step == 2)
+    assert (highest.progress.best_step, highest.progress.best_value) == (3, 0.6)
     off = Checkpoints(
         plan_of(max_steps=10, checkpoint_every=0),
         *(Progress(best_step=3), state, tmp_path),
+        data_info={},
         synced_first=tmp_path / "log",
     )
     assert not any(off.due_at(step) for step in range(1, 11))
@@ -148,7 +158,7 @@ def test_a_failed_run_is_unlocked_after_its_last_checkpoint_is_written(
         release()
 
     monkeypatch.setattr(folder, "release", note_release)
-    with pytest.raises(ZeroDivisionError), Run(plan, folder, state) as run:
+    with pytest.raises(ZeroDivisionError), Run(plan, folder, state, ("loss", "lowest")) as run:
         append_metrics(folder.path, {"split": "train", "step": 1})
         run.save(1)
         raise ZeroDivisionError

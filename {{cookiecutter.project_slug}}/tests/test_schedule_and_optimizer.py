@@ -3,7 +3,7 @@ import torch
 
 from my_run.config import TrainConfig
 from my_run.optimizer import (
-    learning_rate_at,
+    learning_rate_factor,
     make_optimizer,
     set_learning_rate,
 )
@@ -11,7 +11,8 @@ from my_run.optimizer import (
 
 def rates(total_steps: int, warmup_steps: int) -> list[float]:
     config = TrainConfig(learning_rate=2.0, warmup_steps=warmup_steps)
-    return [learning_rate_at(step, config, total_steps) for step in range(1, total_steps + 1)]
+    steps = range(1, total_steps + 1)
+    return [2.0 * learning_rate_factor(step, config, total_steps) for step in steps]
 
 
 def test_the_rate_rises_to_the_peak_and_falls_towards_zero() -> None:
@@ -57,5 +58,12 @@ def test_only_kernels_and_matrices_decay() -> None:
     assert {(group["momentum"], group["nesterov"]) for group in optimizer.param_groups} == {
         (0.9, True)
     }
-    set_learning_rate(optimizer, 0.25)
-    assert [group["lr"] for group in optimizer.param_groups] == [0.25, 0.25]
+
+
+def test_groups_keep_the_ratio_of_their_rates() -> None:
+    groups = [{"params": [torch.zeros(1)], "lr": rate} for rate in (0.5, 0.05)]
+    optimizer, config = torch.optim.SGD(groups), TrainConfig(warmup_steps=4)
+    for step, factor in ((2, 0.5), (4, 1.0), (1, 0.25)):
+        highest = set_learning_rate(optimizer, step, config, total_steps=10)
+        assert [group["lr"] for group in optimizer.param_groups] == [0.5 * factor, 0.05 * factor]
+        assert highest == 0.5 * factor

@@ -15,8 +15,9 @@ from safetensors.torch import load_file
 from my_run import evaluate, predict
 from my_run.batches import evaluation
 from my_run.batches.evaluation import Evaluation
+from my_run.batches.loaders import EvaluationLoader
 from my_run.config import TrainConfig
-from my_run.data import load_split, read_inputs
+from my_run.data import read_inputs
 from my_run.distributed.devices import (
     Devices,
     find_devices,
@@ -27,7 +28,7 @@ from my_run.run.folder import RunFolder
 from my_run.run.trackers import check_tracker
 from my_run.settings.errors import SettingError
 
-from .launching import launch, read_metrics, read_summary, run_train, weight_difference
+from .launching import launch, load, read_metrics, read_summary, run_train, weight_difference
 
 
 def test_a_run_writes_all_its_files(single_run: Path) -> None:
@@ -35,6 +36,7 @@ def test_a_run_writes_all_its_files(single_run: Path) -> None:
         ".lock",
         "config.yaml",
         "curves.png",
+        "data.json",
         "environment.json",
         "metrics.jsonl",
         "model.safetensors",
@@ -117,12 +119,52 @@ def test_only_the_latest_checkpoints_and_the_best_are_kept(
     ]
 
 
+def test_validations_that_no_longer_improve_end_the_run_for_good(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    losses = iter([2.0, 1.0, 1.5, float("nan"), 9.0, 9.0])  # After steps 2 to 8, and of two tests.
+
+    def arranged(*arguments: Any) -> Evaluation:
+        result = evaluation.evaluate(*arguments)
+        return result._replace(results={**result.results, "loss": next(losses)})
+
+    monkeypatch.setattr(single, "evaluate", arranged)
+    flags = ["--max-steps", 20, "--eval-every", 2, "--patience", 2, "--tracker", "none"]
+    for resume in ("never", "must"):
+        run_train(tmp_path, *flags, "--resume", resume, program="reference.single")
+        summary = read_summary(tmp_path)
+        assert (summary["optimizer_steps"], summary["best_step"]) == (8, 4)
+        assert summary["stopped_early"] and summary["test_loss"] == 9.0
+        assert read_metrics(tmp_path)[-1]["step"] == 8
+    assert (tmp_path / "checkpoints" / "step_00000008").is_dir()
+
+
+def test_random_numbers_of_an_evaluation_are_those_of_the_batch() -> None:
+    class Noisy:
+        def __len__(self) -> int:
+            return 20
+
+        def __getitem__(self, index: int) -> torch.Tensor:
+            return torch.rand(1)
+
+    def values(num_workers: int, rank: int = 0, world_size: int = 1) -> list[list[float]]:
+        config = TrainConfig(num_workers=num_workers)
+        devices = Devices("ddp", torch.device("cpu"), rank, world_size)
+        loader = EvaluationLoader(Noisy(), None, config, devices)
+        return [[*batch.flatten().tolist(), torch.rand(1).item()] for _, batch in loader]
+
+    alone = values(0)
+    assert len({tuple(batch) for batch in alone}) == 3
+    assert values(2) == alone
+    assert [values(0, 0, 2)[0], values(0, 1, 2)[0]] == alone[:2]
+
+
 def test_the_summary_agrees_with_the_log_and_with_the_weights(single_run: Path) -> None:
     summary = read_summary(single_run)
     test_line = read_metrics(single_run)[-1]
     model = Classifier().eval()
     model.load_state_dict(load_file(single_run / "model.safetensors"))
-    test_set = load_split("test", augmented=False)
+    test_set = load("test")
     with torch.no_grad():
         logits = model(test_set.images)
     loss = torch.nn.functional.cross_entropy(logits, test_set.targets)
@@ -196,7 +238,7 @@ def test_prediction_names_the_class_of_an_image_file(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    image, _ = load_split("test", augmented=False)[0]
+    image, _ = load("test")[0]
     file = tmp_path / "digit.png"
     Image.fromarray((image[0] * 255).round().byte().numpy()).save(file)
     model = Classifier().eval()

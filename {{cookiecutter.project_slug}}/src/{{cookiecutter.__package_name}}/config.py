@@ -1,7 +1,8 @@
 """This project's settings and their defaults.
 
 Add a field here and it is a flag, a line of `config.yaml`, and an attribute of the `config` that
-`optimizer.py` reads. The settings that every run has, such as `seed` and `placement`, are in
+`data.py`, `model.py` and `optimizer.py` are given. Paths become absolute, relative to the folder
+where the command is typed. The settings that every run has, such as `seed` and `placement`, are in
 `settings/run_config.py`; repeat a field to change its default.
 """
 

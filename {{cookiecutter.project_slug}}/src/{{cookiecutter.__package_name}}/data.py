@@ -1,13 +1,19 @@
 """The data set: replace this file, together with `model.py`, by your own.
 
 Here: the 1,797 handwritten digits of scikit-learn (8 x 8 pixels, 10 classes), real data without a
-download. The programs call `load_split`, which must return a map-style data set: one with
-`__len__`, and `__getitem__` (a sample) or `__getitems__` (a batch).
+download. What the programs need of this file:
+
+- `prepare(config)`: downloads and such; called on each machine before anything reads.
+- `describe(config)`: what the model must know of the data, such as classes or a vocabulary; as
+  JSON, saved with the run, so that a trained model needs no training data.
+- `load_split(split, config, info, augmented=...)`: a map-style data set, with `__len__` and
+  `__getitem__` (a sample) or `__getitems__` (a batch).
+- `collate`: turns a list of samples into a batch of any structure; None is PyTorch's default.
 """
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -17,9 +23,11 @@ from sklearn.model_selection import train_test_split
 from torch import Tensor
 from torch.utils.data import Dataset
 
-Split = Literal["train", "validation", "test"]
+from .config import TrainConfig
 
-CLASS_NAMES = [str(digit) for digit in range(10)]
+Split = Literal["train", "validation", "test"]
+DataInfo = dict[str, Any]
+
 IMAGE_SIZE = 8
 NUM_TEST, NUM_VALIDATION = 360, 180
 # Not --seed: the splits belong to the data set, not to the run.
@@ -51,7 +59,21 @@ class Digits(Dataset[tuple[Tensor, Tensor]]):
         return (warp_randomly(images) if self.augmented else images), targets
 
 
-def load_split(split: Split, *, augmented: bool) -> Digits:
+collate = None
+
+
+def prepare(config: TrainConfig) -> None:
+    """Do nothing: scikit-learn brings the data along."""
+
+
+def describe(config: TrainConfig) -> DataInfo:
+    """Return the names of the classes."""
+    return {"classes": [str(digit) for digit in range(10)]}
+
+
+def load_split(
+    split: Split, config: TrainConfig, info: DataInfo, *, augmented: bool = False
+) -> Digits:
     """Return the 1,257 train, 180 validation or 360 test samples, stratified by class."""
     pixels, classes = load_digits(return_X_y=True)
     rest, test = train_test_split(

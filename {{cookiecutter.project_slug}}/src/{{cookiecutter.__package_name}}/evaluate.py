@@ -10,10 +10,11 @@ from typing import Literal
 
 from .batches.evaluation import Evaluation, evaluate
 from .batches.loaders import EvaluationLoader
+from .checkpoint.data_info import load_data_info
 from .checkpoint.resume import weights_folder
 from .checkpoint.weights import load_weights
 from .config import TrainConfig
-from .data import Split, load_split
+from .data import Split, collate, load_split
 from .distributed.accelerator import make_accelerator
 from .distributed.devices import find_devices
 from .distributed.process_group import leave_process_group
@@ -68,10 +69,12 @@ def evaluate_run(settings: EvaluateConfig) -> Evaluation:
     accelerator = make_accelerator(devices, config.mixed_precision)
 
     # Data
-    loader = EvaluationLoader(load_split(settings.split, augmented=False), config, devices)
+    info = load_data_info(settings.run_dir)
+    dataset = load_split(settings.split, config, info)
+    loader = EvaluationLoader(dataset, collate, config, devices)
 
     # Model
-    model = make_model()
+    model = make_model(config, info)
     weights = weights_folder(settings.run_dir, settings.checkpoint)
     load_weights(weights, model)
     model = accelerator.prepare_model(model, evaluation_mode=True)

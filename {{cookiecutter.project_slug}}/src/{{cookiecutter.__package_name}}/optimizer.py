@@ -27,14 +27,21 @@ def make_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimiz
     )
 
 
-def set_learning_rate(optimizer: torch.optim.Optimizer, learning_rate: float) -> None:
-    """Set the learning rate of every parameter group for the next step."""
+def set_learning_rate(
+    optimizer: torch.optim.Optimizer, step: int, config: TrainConfig, total_steps: int
+) -> float:
+    """Set the learning rate of every parameter group for optimizer step `step`; return the highest.
+
+    Groups keep the ratio of the rates that they were made with.
+    """
+    factor = learning_rate_factor(step, config, total_steps)
     for group in optimizer.param_groups:
-        group["lr"] = learning_rate
+        group["lr"] = group.setdefault("initial_lr", group["lr"]) * factor
+    return max(float(group["lr"]) for group in optimizer.param_groups)
 
 
-def learning_rate_at(step: int, config: TrainConfig, total_steps: int) -> float:
-    """Return the learning rate of optimizer step `step`, from 1: linear warm-up, then a cosine.
+def learning_rate_factor(step: int, config: TrainConfig, total_steps: int) -> float:
+    """Return the part of the peak learning rate at step `step`, from 1: warm-up, then a cosine.
 
     A function of the step alone, so that there is no scheduler to save. The cosine reaches zero
     one step after the last.
@@ -42,6 +49,6 @@ def learning_rate_at(step: int, config: TrainConfig, total_steps: int) -> float:
     Source: Loshchilov and Hutter, SGDR, 2017, equation 5, without restarts.
     """
     if step <= config.warmup_steps:
-        return config.learning_rate * step / config.warmup_steps
+        return step / config.warmup_steps
     progress = (step - config.warmup_steps) / (total_steps + 1 - config.warmup_steps)
-    return config.learning_rate * 0.5 * (1 + math.cos(math.pi * progress))
+    return 0.5 * (1 + math.cos(math.pi * progress))

@@ -9,22 +9,24 @@ from sklearn.metrics import ConfusionMatrixDisplay
 from torch import Tensor
 
 from .batches.evaluation import Evaluation
-from .data import CLASS_NAMES, Digits
+from .data import DataInfo, Digits
 
 PREDICTIONS_FILE = "predictions.png"
 NUM_ROWS, NUM_COLUMNS = 5, 6
 
 
-def draw_pictures(folder: Path, test_set: Digits, test: Evaluation) -> None:
+def draw_pictures(folder: Path, test_set: Digits, test: Evaluation, info: DataInfo) -> None:
     """Save samples with their predictions, mistakes first, beside the confusion matrix.
 
     Args:
         folder: Where to save pictures, as PNG.
         test_set: The samples.
         test: Their scores, in the same order; `prediction` is the class.
+        info: Names the classes.
     """
+    names = info["classes"]
     targets = test_set.targets.numpy()
-    predictions = test.scores["prediction"].numpy().astype(int)
+    predictions = test.scores["prediction"].numpy()
     mistakes = np.flatnonzero(predictions != targets)
     shown = [*mistakes, *np.flatnonzero(predictions == targets)][: NUM_ROWS * NUM_COLUMNS]
     figure = Figure(figsize=(12, 5.6), dpi=150, layout="constrained")
@@ -36,13 +38,16 @@ def draw_pictures(folder: Path, test_set: Digits, test: Evaluation) -> None:
     for axes in grid:
         axes.axis("off")
     for axes, index in zip(grid, shown, strict=False):
-        _draw_prediction(axes, test_set[index][0], predictions[index], targets[index])
+        title = names[predictions[index]]
+        is_right = predictions[index] == targets[index]
+        title += "" if is_right else f", is {names[targets[index]]}"
+        _draw_image(axes, test_set[index][0], title, color="black" if is_right else "#c00000")
     axes = right.subplots()
     ConfusionMatrixDisplay.from_predictions(
         targets,
         predictions,
-        labels=range(len(CLASS_NAMES)),
-        display_labels=CLASS_NAMES,
+        labels=range(len(names)),
+        display_labels=names,
         cmap="Blues",
         colorbar=False,
         ax=axes,
@@ -51,9 +56,7 @@ def draw_pictures(folder: Path, test_set: Digits, test: Evaluation) -> None:
     figure.savefig(folder / PREDICTIONS_FILE)
 
 
-def _draw_prediction(axes: Axes, image: Tensor, prediction: int, target: int) -> None:
-    """Draw one image, (1, height, width), under its prediction."""
+def _draw_image(axes: Axes, image: Tensor, title: str, *, color: str) -> None:
+    """Draw one image, (1, height, width)."""
     axes.imshow(image[0].numpy(), cmap="gray_r", vmin=0, vmax=1)
-    is_right = prediction == target
-    title = CLASS_NAMES[prediction] + ("" if is_right else f", is {CLASS_NAMES[target]}")
-    axes.set_title(title, color="black" if is_right else "#c00000", fontsize=10)
+    axes.set_title(title, color=color, fontsize=10)

@@ -6,11 +6,14 @@ from pathlib import Path
 import torch
 import tyro
 
+from .checkpoint.data_info import load_data_info
 from .checkpoint.resume import weights_folder
 from .checkpoint.weights import load_weights
-from .data import CLASS_NAMES, read_inputs
+from .config import TrainConfig
+from .data import read_inputs
 from .model import make_model
 from .settings.command_line import parse_command_line
+from .settings.config_file import CONFIG_FILE, load_config
 from .settings.errors import SettingError, errors_in_one_line
 
 
@@ -37,7 +40,9 @@ def predict(settings: PredictConfig) -> list[tuple[str, float]]:
     """
     if not settings.files:
         raise SettingError("no file to classify; add image files after the flags")
-    model = make_model().eval()
+    config = load_config(TrainConfig, settings.run_dir / CONFIG_FILE)
+    info = load_data_info(settings.run_dir)
+    model = make_model(config, info).eval()
     load_weights(weights_folder(settings.run_dir, settings.checkpoint), model)
     try:
         inputs = read_inputs(settings.files)
@@ -46,7 +51,7 @@ def predict(settings: PredictConfig) -> list[tuple[str, float]]:
     probabilities = model(inputs).softmax(dim=1)
     best = probabilities.max(dim=1)
     return [
-        (CLASS_NAMES[index], probability)
+        (info["classes"][index], probability)
         for index, probability in zip(best.indices.tolist(), best.values.tolist(), strict=True)
     ]
 

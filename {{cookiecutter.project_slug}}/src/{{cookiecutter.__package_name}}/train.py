@@ -3,8 +3,8 @@
 Start it with `python -m`, `torchrun -m` or `accelerate launch -m`; the README says which to use.
 
 Against `reference/ddp.py`:
-- Devices: Accelerate joins the process group, if there is one.
-- Strategy: `prepare` wraps the model; Accelerate owns the loss scaler.
+- Devices: the launcher decides on the strategy.
+- Strategy: Accelerate joins the process group, wraps the model and owns the loss scaler.
 - Loop: `accumulate`, `backward` and `clip_grad_norm_` do what is spelled out there.
 """
 
@@ -19,20 +19,21 @@ from .batches.plan import make_plan
 from .batches.seeds import COMPILE_OPTIONS
 from .checkpoint.state import TrainingState
 from .config import TrainConfig
-from .data import load_split
+from .data import collate, describe, load_split, prepare
 from .distributed.accelerator import AutocastForward, check_launcher, make_accelerator
 from .distributed.devices import find_devices
 from .distributed.launch import run_in_this_process
 from .distributed.signals import StopSignals
-from .exact.gradients import GradientSum
 from .exact.kernels import use_deterministic_kernels
-from .model import SHARD_UNITS, compute_loss, make_model, score, summarize
-from .optimizer import learning_rate_at, make_optimizer, set_learning_rate
+from .exact.step import StepSums
+from .model import BEST_RESULT, SHARD_UNITS, compute_loss, make_model, score, summarize
+from .optimizer import make_optimizer, set_learning_rate
 from .pictures import draw_pictures
 from .run.folder import RunFolder
 from .run.plan_table import show_plan, show_plan_only
 from .run.run import Run
-from .run.start import check_settings
+from .run.start import check_settings, prepare_once
+from .run.trial import try_out, try_out_scores
 
 
 def train(config: TrainConfig) -> None:
@@ -44,55 +45,58 @@ def train(config: TrainConfig) -> None:
     check_settings(config, devices)
     use_deterministic_kernels(devices)
     run_folder = RunFolder(config, devices)
-    if config.plan_only:
-        return show_plan_only(config, devices, run_folder, load_split, make_model)
-    accumulation_steps = config.gradient_accumulation_steps(devices.data_parallel_size)
-    precision = config.mixed_precision
-    accelerator = make_accelerator(devices, precision, accumulation_steps, SHARD_UNITS)
 
     # Data
-    train_set = load_split("train", augmented=True)
-    validation_set = load_split("validation", augmented=False)
-    test_set = load_split("test", augmented=False)
-    start = run_folder.broadcast_start(len(train_set))
-    plan = make_plan(config, devices, num_train_samples=len(train_set), start_step=start.step)
-    batches = make_train_batches(train_set, plan)
-    validation_loader = EvaluationLoader(validation_set, config, devices)
-    test_loader = EvaluationLoader(test_set, config, devices)
+    prepare_once(prepare, config)
+    info = describe(config)
+    train_set = load_split("train", config, info, augmented=True)
+    validation_set = load_split("validation", config, info)
+    test_set = load_split("test", config, info)
 
     # Model
     torch.manual_seed(config.seed)
-    model = make_model().to(device)
-    show_plan(plan, start, model)
+    model = make_model(config, info)
+    trial = try_out(train_set, validation_set, collate, config, model, compute_loss)
+    try_out_scores(validation_set, collate, model, score, summarize, BEST_RESULT)
+    if config.plan_only:
+        return show_plan_only(config, devices, run_folder, info, len(train_set), model, trial)
 
     # Strategy
+    accumulation_steps = config.gradient_accumulation_steps(devices.data_parallel_size)
+    precision = config.mixed_precision
+    accelerator = make_accelerator(devices, precision, accumulation_steps, SHARD_UNITS)
+    start = run_folder.broadcast_start(len(train_set), info)
+    plan = make_plan(config, devices, len(train_set), start.step, start.has_ended(config.patience))
+    show_plan(plan, start, model, trial)
+    model.to(device)
     if config.compile:
         model.compile(options=COMPILE_OPTIONS)
     optimizer = make_optimizer(model, config)
     parallel_model, optimizer = accelerator.prepare(model, optimizer)
     if devices.strategy == "data_parallel":
         parallel_model = DataParallel(AutocastForward(model, config.mixed_precision))
-    gradient_sum = GradientSum(parallel_model, plan)
     state = TrainingState(devices, model, optimizer.optimizer, accelerator.scaler)
     state.restore(start, run_folder.checkpoint)
+    sums = StepSums(parallel_model, model, plan, trial.without_gradient)
 
     # Loop
-    losses = torch.zeros(plan.passes_per_step, device=device)
-    with Run(plan, run_folder, state) as run, StopSignals(devices) as stop:
+    batches = make_train_batches(train_set, collate, plan)
+    validation_loader = EvaluationLoader(validation_set, collate, config, devices)
+    test_loader = EvaluationLoader(test_set, collate, config, devices)
+    with Run(plan, run_folder, state, BEST_RESULT) as run, StopSignals(devices) as stop:
         for step in plan.steps:
             for k in plan.passes:
                 batch = next(batches)
                 plan.seed_forward(step, k)
                 with accelerator.accumulate(parallel_model):
-                    loss = compute_loss(parallel_model, batch)
-                    accelerator.backward(loss)
-                gradient_sum.collect()
-                losses[k] = loss.detach()
+                    loss, items = compute_loss(parallel_model, batch)
+                    accelerator.backward(sums.per_sample(loss))
+                sums.collect(k, loss, items)
+            sums.finish()
             max_norm = config.max_grad_norm or math.inf
             grad_norm = accelerator.clip_grad_norm_(parallel_model.parameters(), max_norm)
-            learning_rate = learning_rate_at(step, config, plan.total_steps)
-            set_learning_rate(optimizer, learning_rate)
-            if run.finite.should_step(step, losses, grad_norm):
+            learning_rate = set_learning_rate(optimizer, step, config, plan.total_steps)
+            if run.finite.should_step(step, sums.losses, grad_norm):
                 optimizer.step()
             optimizer.zero_grad()
 
@@ -100,7 +104,7 @@ def train(config: TrainConfig) -> None:
             if plan.syncs_at(step):
                 run.check()
             if plan.logs_at(step):
-                run.log_training(step, losses, grad_norm, learning_rate)
+                run.log_training(step, sums.mean_loss(), grad_norm, learning_rate)
             if plan.validates_at(step):
                 with run.stopwatch.paused():
                     validation = evaluate(parallel_model, validation_loader, score, summarize)
@@ -108,14 +112,14 @@ def train(config: TrainConfig) -> None:
             stop.agree()
             if stop.reason or run.checkpoints.due_at(step):
                 run.save(step)
-            if stop.reason:
+            if stop.reason or run.has_ended:
                 break
 
         test = None
         if not stop.reason:
             with run.stopwatch.paused():
                 test = evaluate(parallel_model, test_loader, score, summarize)
-            run.log_evaluation("test", plan.total_steps, test)
+            run.log_evaluation("test", run.steps_done, test)
 
         # Checkpoint
         run.finish(test, stop.reason, test_set, draw_pictures)

@@ -1,4 +1,4 @@
-"""Evaluation: a score of each sample, collected from all ranks, then summarized once."""
+"""Evaluation: scores of each sample, collected from all ranks, then summarized once."""
 
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -7,13 +7,16 @@ import torch
 from torch import Tensor, nn
 
 from ..distributed.collectives import sum_over_ranks
+from ..settings.errors import SettingError
 from .loaders import EvaluationLoader
 
 Scores = dict[str, Tensor]
+Score = Callable[[nn.Module, Any], Mapping[str, Tensor]]
+Summarize = Callable[[Scores], dict[str, float]]
 
 
 class Evaluation(NamedTuple):
-    """Results of a split, and `scores` of its samples, each (num_samples,), on the CPU."""
+    """Results of a split, and `scores` of its samples, each (num_samples, ...), on the CPU."""
 
     num_samples: int
     results: dict[str, float]
@@ -22,10 +25,7 @@ class Evaluation(NamedTuple):
 
 @torch.no_grad()
 def evaluate(
-    model: nn.Module,
-    loader: EvaluationLoader,
-    score: Callable[[nn.Module, Any], Mapping[str, Tensor]],
-    summarize: Callable[[Scores], dict[str, float]],
+    model: nn.Module, loader: EvaluationLoader, score: Score, summarize: Summarize
 ) -> Evaluation:
     """Return the results of `model` on a split, the same on every rank; all ranks call it.
 
@@ -34,17 +34,47 @@ def evaluate(
     Args:
         model: The wrapped model.
         loader: This rank's batches.
-        score: Returns scores of each sample of a batch; each (batch,).
-        summarize: Returns the results from the scores of the split; each (samples,), on the CPU.
+        score: Returns rows for each sample of a batch; each (batch, ...), of any dtype.
+        summarize: Returns the results from the rows of the split, in the order of its samples;
+            each (num_samples, ...), on the CPU.
+
+    Raises:
+        SettingError: `score` does not return one row per sample.
     """
     was_training = model.training
     model.eval()
     columns: Scores = {}
     for samples, batch in loader:
-        for name, values in score(model, batch).items():
-            column = columns.setdefault(name, values.new_zeros(loader.num_samples))
-            if samples is not None:
-                column[samples.start : samples.stop] = values
+        rows = score(model, batch)
+        if samples is None:  # Repeated, so that all ranks call the model equally often.
+            samples = range(0)
+            rows = {name: values[:0] for name, values in rows.items()}
+        for name, values in rows.items():
+            check_rows(name, values, len(samples))
+            shape = (loader.num_samples, *values.shape[1:])
+            column = columns.setdefault(name, values.new_zeros(shape))
+            column[samples.start : samples.stop] = values
     model.train(was_training)
-    scores = {name: sum_over_ranks(column).cpu() for name, column in columns.items()}
+    scores = {name: _collected(column).cpu() for name, column in columns.items()}
     return Evaluation(loader.num_samples, summarize(scores), scores)
+
+
+def check_rows(name: str, values: Any, num_samples: int) -> None:
+    """Check what `score` returned under a name.
+
+    Raises:
+        SettingError: it is not one row per sample.
+    """
+    if not isinstance(values, Tensor) or values.ndim == 0 or len(values) != num_samples:
+        found = tuple(values.shape) if isinstance(values, Tensor) else type(values).__name__
+        raise SettingError(
+            f"model.py: score returned {found} as {name!r} for a batch of {num_samples} samples; "
+            f"return a tensor with one row per sample, ({num_samples}, ...)"
+        )
+
+
+def _collected(column: Tensor) -> Tensor:
+    """Return rows that are set on one rank each and zero on the others, from all ranks."""
+    # As bytes, so that every dtype arrives as it is.
+    sum_over_ranks(column.view(torch.uint8))
+    return column

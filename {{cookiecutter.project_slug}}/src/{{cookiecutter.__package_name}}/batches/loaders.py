@@ -4,20 +4,24 @@ import atexit
 import multiprocessing
 import random
 import signal
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
 import numpy as np
 import torch
-from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 
 from ..distributed.devices import Devices
 from ..distributed.signals import signals_blocked
+from ..settings.errors import SettingError
 from ..settings.run_config import RunConfig
 from .plan import Plan
 from .sampling import EvaluationSampler, MicroBatch, TrainSampler
-from .seeds import seed_torch
+from .seeds import EVALUATION_STREAM, derive_seed, seed_torch
+from .structure import concatenate, to_device
+
+Collate = Callable[[list[Any]], Any] | None
+"""Turns a list of samples into a batch; None is PyTorch's `default_collate`."""
 
 
 class MapDataset(Protocol):
@@ -28,7 +32,7 @@ class MapDataset(Protocol):
     def __getitem__(self, index: int, /) -> Any: ...
 
 
-def make_train_batches(dataset: MapDataset, plan: Plan) -> Iterator[Any]:
+def make_train_batches(dataset: MapDataset, collate: Collate, plan: Plan) -> Iterator[Any]:
     """Return an iterator over this rank's batches of all steps that are left, one per pass."""
     config, devices = plan.config, plan.devices
     sampler = TrainSampler(
@@ -40,37 +44,51 @@ def make_train_batches(dataset: MapDataset, plan: Plan) -> Iterator[Any]:
         passes=plan.passes,
         devices_per_process=devices.devices_per_process,
     )
-    loader = iter(_make_loader(dataset, sampler, config, devices))
+    loader = iter(_make_loader(MicroBatchReader(dataset, collate), sampler, config, devices))
     return (to_device(batch, devices.device) for batch in loader)
 
 
 class EvaluationLoader:
     """This rank's share of a split, in batches on its device; each sample counts once."""
 
-    def __init__(self, dataset: MapDataset, config: RunConfig, devices: Devices) -> None:
+    def __init__(
+        self, dataset: MapDataset, collate: Collate, config: RunConfig, devices: Devices
+    ) -> None:
         self.num_samples = len(dataset)
-        self._device = devices.device
+        self._device, self._seed = devices.device, config.seed
         self._sampler = EvaluationSampler(
             len(dataset),
             batch_size=config.micro_batch_size,
+            seed=config.seed,
             rank=devices.rank,
             world_size=devices.world_size,
         )
-        self._loader = _make_loader(dataset, self._sampler, config, devices)
+        reader = MicroBatchReader(dataset, collate)
+        self._loader = _make_loader(reader, self._sampler, config, devices)
 
     def __iter__(self) -> Iterator[tuple[range | None, Any]]:
-        """Yield `(samples, batch)`; `samples` is None for a repeated batch, not counted."""
-        for samples, batch in zip(self._sampler.counted(), self._loader, strict=True):
+        """Yield `(samples, batch)`; `samples` is None for a repeated batch, not counted.
+
+        The generators are seeded for what the model does with the batch.
+        """
+        shares = zip(
+            self._sampler.counted(), self._sampler.batch_indices, self._loader, strict=True
+        )
+        for samples, index, batch in shares:
+            seed_torch(derive_seed(self._seed, EVALUATION_STREAM, index, 1))
             yield samples, to_device(batch, self._device)
 
 
 def _make_loader(
-    dataset: MapDataset, sampler: Sampler[list[MicroBatch]], config: RunConfig, devices: Devices
+    reader: "MicroBatchReader",
+    sampler: Sampler[list[MicroBatch]],
+    config: RunConfig,
+    devices: Devices,
 ) -> DataLoader[Any]:
     if config.num_workers:
         atexit.register(_kill_workers)
     return _Loader(
-        MicroBatchReader(dataset),
+        reader,
         sampler=sampler,
         batch_size=None,
         num_workers=config.num_workers,
@@ -102,13 +120,25 @@ def _kill_workers() -> None:
 class MicroBatchReader(Dataset[Any]):
     """Reads a data set by micro-batches, each with random numbers of its own."""
 
-    def __init__(self, dataset: MapDataset) -> None:
+    def __init__(self, dataset: MapDataset, collate: Collate = None) -> None:
         self.dataset = dataset
+        self.collate = collate or default_collate
 
     def __getitem__(self, micro_batches: list[MicroBatch]) -> Any:
-        """Return the collated micro-batches, concatenated along the first dimension."""
+        """Return the collated micro-batches, concatenated along the first dimension.
+
+        Raises:
+            SettingError: DataParallel has several, which do not have one shape.
+        """
         batches = [self._read(micro_batch) for micro_batch in micro_batches]
-        return batches[0] if len(batches) == 1 else _map_tensors(_concatenate, *batches)
+        if len(batches) == 1:
+            return batches[0]
+        try:
+            return concatenate(batches)
+        except ValueError as error:
+            raise SettingError(
+                f"DataParallel cannot concatenate these batches ({error}); try torchrun, for DDP"
+            ) from error
 
     def _read(self, micro_batch: MicroBatch) -> Any:
         seed_torch(micro_batch.seed)
@@ -118,24 +148,4 @@ class MicroBatchReader(Dataset[Any]):
             batch = self.dataset.__getitems__(micro_batch.samples)
         else:
             batch = [self.dataset[sample] for sample in micro_batch.samples]
-        return default_collate(batch) if isinstance(batch, list) else batch
-
-
-def to_device(batch: Any, device: torch.device) -> Any:
-    """Return a batch whose tensors, also those in tuples, lists and dictionaries, are on device."""
-    return _map_tensors(lambda tensor: tensor.to(device, non_blocking=True), batch)
-
-
-def _concatenate(*tensors: Tensor) -> Tensor:
-    return torch.cat(tensors)
-
-
-def _map_tensors(function: Callable[..., Any], *batches: Any) -> Any:
-    """Apply `function` to the tensors at the same place in batches of the same structure."""
-    first = batches[0]
-    if isinstance(first, Mapping):
-        return {key: _map_tensors(function, *(batch[key] for batch in batches)) for key in first}
-    if isinstance(first, tuple | list):
-        parts = [_map_tensors(function, *parts) for parts in zip(*batches, strict=True)]
-        return type(first)(*parts) if hasattr(first, "_fields") else type(first)(parts)
-    return function(*batches) if isinstance(first, Tensor) else first
+        return self.collate(batch) if isinstance(batch, list) else batch

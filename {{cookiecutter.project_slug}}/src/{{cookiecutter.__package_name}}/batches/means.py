@@ -5,6 +5,12 @@ import math
 from torch import Tensor
 
 
-def exact_mean(values: Tensor) -> float:
-    """Return the mean of a one-dimensional tensor; its sum is rounded once."""
-    return math.fsum(values.tolist()) / len(values)
+def exact_mean(values: Tensor, weights: Tensor | None = None) -> float:
+    """Return the mean of one-dimensional values; their sum is rounded once.
+
+    Args:
+        values: (n,), or sums over groups of items.
+        weights: (n,), the items of each group; None is one each.
+    """
+    total = len(values) if weights is None else math.fsum(weights.tolist())
+    return math.fsum(values.tolist()) / total if total else math.nan

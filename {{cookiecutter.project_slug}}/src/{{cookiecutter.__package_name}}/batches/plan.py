@@ -21,15 +21,24 @@ class Plan:
     start_step: int
     """Steps already done: those of the checkpoint that a run resumes from, 0 in a new run."""
 
+    has_ended: bool = False
+    """Whether that checkpoint is of a run that was stopped early: no step is left then."""
+
     @property
     def steps(self) -> range:
         """The optimizer steps that are left, counted from 1."""
-        return range(self.start_step + 1, self.total_steps + 1)
+        last = self.start_step if self.has_ended else self.total_steps
+        return range(self.start_step + 1, last + 1)
 
     @property
     def gradient_accumulation_steps(self) -> int:
         """Forward passes of one optimizer step on this rank."""
         return self.config.gradient_accumulation_steps(self.devices.data_parallel_size)
+
+    @property
+    def samples_per_pass(self) -> int:
+        """Samples of one forward pass of this process."""
+        return self.config.micro_batch_size * self.devices.devices_per_process
 
     @property
     def passes_per_step(self) -> int:
@@ -67,9 +76,13 @@ class Plan:
 
 
 def make_plan(
-    config: RunConfig, devices: Devices, *, num_train_samples: int, start_step: int = 0
+    config: RunConfig,
+    devices: Devices,
+    num_train_samples: int,
+    start_step: int = 0,
+    has_ended: bool = False,
 ) -> Plan:
-    """Return the plan of a run that has already done `start_step` steps.
+    """Return the plan of a run that has already done `start_step` steps, and maybe ended there.
 
     Raises:
         SettingError: the training set is smaller than a global batch, or the run is already past
@@ -87,7 +100,7 @@ def make_plan(
             f"the checkpoint is at step {start_step} and the run ends at step {total_steps}; try "
             f"--max-steps {start_step} or more"
         )
-    return Plan(config, devices, num_train_samples, per_epoch, total_steps, start_step)
+    return Plan(config, devices, num_train_samples, per_epoch, total_steps, start_step, has_ended)
 
 
 def _sizes_that_fit(config: RunConfig, devices: Devices, num_train_samples: int) -> str:

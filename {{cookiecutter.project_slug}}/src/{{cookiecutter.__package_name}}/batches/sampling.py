@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Sampler
 
-from .seeds import DATA_STREAM, ORDER_STREAM, derive_seed
+from .seeds import DATA_STREAM, EVALUATION_STREAM, ORDER_STREAM, derive_seed
 
 
 class MicroBatch(NamedTuple):
@@ -104,9 +104,16 @@ class EvaluationSampler(Sampler[list[MicroBatch]]):
     """
 
     def __init__(
-        self, num_samples: int, *, batch_size: int, rank: int = 0, world_size: int = 1
+        self,
+        num_samples: int,
+        *,
+        batch_size: int,
+        seed: int = 0,
+        rank: int = 0,
+        world_size: int = 1,
     ) -> None:
         self.num_samples = num_samples
+        self.seed = seed
         starts = range(0, num_samples, batch_size)
         self.batches = [range(start, min(start + batch_size, num_samples)) for start in starts]
         self.batch_indices = range(
@@ -122,5 +129,6 @@ class EvaluationSampler(Sampler[list[MicroBatch]]):
         return len(self.batch_indices)
 
     def __iter__(self) -> Iterator[list[MicroBatch]]:
-        for samples in self.counted():
-            yield [MicroBatch(list(samples or self.batches[-1]), seed=0)]
+        for index, samples in zip(self.batch_indices, self.counted(), strict=True):
+            seed = derive_seed(self.seed, EVALUATION_STREAM, index, 0)
+            yield [MicroBatch(list(samples or self.batches[-1]), seed)]

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 # A stream for each use of random numbers, or augmentation and dropout would correlate.
-ORDER_STREAM, DATA_STREAM, FORWARD_STREAM = 0, 1, 2
+ORDER_STREAM, DATA_STREAM, FORWARD_STREAM, EVALUATION_STREAM = 0, 1, 2, 3
 # Inductor's own random numbers change dropout: weights differ by 1 % of the largest in 20 steps.
 COMPILE_OPTIONS: dict[str, Any] = {"fallback_random": True}
 

@@ -31,6 +31,7 @@ class Checkpoints(AbstractContextManager["Checkpoints"]):
         state: TrainingState,
         run_dir: Path,
         *,
+        data_info: dict[str, Any],
         synced_first: Path,
     ) -> None:
         """Prepare the checkpoints of a run.
@@ -40,6 +41,7 @@ class Checkpoints(AbstractContextManager["Checkpoints"]):
             start: The progress that the run starts from.
             state: What is saved.
             run_dir: Folder of the run.
+            data_info: What `describe` of `data.py` returned.
             synced_first: metrics.jsonl, synced before each checkpoint so that it never ends
                 earlier.
         """
@@ -50,6 +52,7 @@ class Checkpoints(AbstractContextManager["Checkpoints"]):
         devices = plan.devices
         self.progress = replace(
             start,
+            data_info=data_info,
             num_train_samples=plan.num_train_samples,
             strategy=devices.strategy,
             world_size=devices.world_size,
@@ -59,6 +62,20 @@ class Checkpoints(AbstractContextManager["Checkpoints"]):
 
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint")
         self._writing: Future[None] | None = None
+
+    def record_validation(self, step: int, value: float, *, is_highest_best: bool) -> None:
+        """Record the best validation result, whose checkpoint is kept."""
+        best, since = self.progress.best_value, self.progress.validations_since_best + 1
+        is_better = best is None or (value > best if is_highest_best else value < best)
+        if math.isfinite(value) and is_better:
+            self.progress = replace(self.progress, best_step=step, best_value=value)
+            since = 0
+        self.progress = replace(self.progress, validations_since_best=since)
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether the last validations end the run."""
+        return self.progress.has_ended(self.plan.config.patience)
 
     def __exit__(
         self,
@@ -73,16 +90,10 @@ class Checkpoints(AbstractContextManager["Checkpoints"]):
             with suppress(RunError):
                 self.wait()
 
-    def record_validation(self, step: int, loss: float) -> None:
-        """Record the step of the lowest validation loss, whose checkpoint is kept."""
-        best = self.progress.best_loss
-        if math.isfinite(loss) and (best is None or loss < best):
-            self.progress = replace(self.progress, best_step=step, best_loss=loss)
-
     def due_at(self, step: int) -> bool:
         """Return whether a checkpoint is due after `step`: by the plan, or as the best so far."""
-        is_best = self.progress.best_step == step and self.plan.config.checkpoint_every > 0
-        return is_best or self.plan.saves_at(step)
+        is_decisive = self.progress.best_step == step or self.has_ended
+        return (is_decisive and self.plan.config.checkpoint_every > 0) or self.plan.saves_at(step)
 
     def save(self, step: int, *, train_seconds: float, skipped_steps: int) -> None:
         """Copy the state after `step`, and write it in the background.

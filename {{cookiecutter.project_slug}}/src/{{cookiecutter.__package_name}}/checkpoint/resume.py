@@ -19,7 +19,7 @@ from .weights import WEIGHTS_FILE
 # Settings that do not change what a step computes.
 MAY_CHANGE = (
     *("epochs", "max_steps", "placement", "num_workers", "log_every", "eval_every"),
-    *("checkpoint_every", "keep_checkpoints", "skip_nonfinite", "tracker"),
+    *("checkpoint_every", "keep_checkpoints", "skip_nonfinite", "tracker", "patience"),
 )
 
 

@@ -3,15 +3,18 @@
 import os
 from collections.abc import Sequence
 from datetime import timedelta
+from typing import Any
 
 import torch
 from accelerate import Accelerator
 from accelerate.utils import (
+    DistributedDataParallelKwargs,
     FullyShardedDataParallelPlugin,
     GradientAccumulationPlugin,
     InitProcessGroupKwargs,
+    convert_to_fp32,
 )
-from torch import Tensor, nn
+from torch import nn
 
 from ..settings.errors import SettingError
 from ..settings.run_config import Precision, RunConfig
@@ -83,7 +86,9 @@ def make_accelerator(
         ),
         fsdp_plugin=sharding if devices.strategy == "fsdp2" else None,
         kwargs_handlers=[
-            InitProcessGroupKwargs(timeout=timedelta(seconds=PROCESS_GROUP_TIMEOUT_SECONDS))
+            InitProcessGroupKwargs(timeout=timedelta(seconds=PROCESS_GROUP_TIMEOUT_SECONDS)),
+            # The buffers of BatchNorm are kept alike on all ranks, see exact/batch_norm.py.
+            DistributedDataParallelKwargs(broadcast_buffers=False),
         ],
     )
     kind = accelerator.distributed_type.value
@@ -107,7 +112,8 @@ class AutocastForward(nn.Module):
         self.module = module
         self.enabled = mixed_precision == "bf16"
 
-    def forward(self, inputs: Tensor) -> Tensor:
-        with torch.autocast(inputs.device.type, dtype=torch.bfloat16, enabled=self.enabled):
-            outputs: Tensor = self.module(inputs)
-        return outputs.float() if self.enabled else outputs
+    def forward(self, *inputs: Any, **named_inputs: Any) -> Any:
+        device_type = next(self.module.parameters()).device.type
+        with torch.autocast(device_type, dtype=torch.bfloat16, enabled=self.enabled):
+            outputs = self.module(*inputs, **named_inputs)
+        return convert_to_fp32(outputs) if self.enabled else outputs

@@ -30,6 +30,13 @@ def min_over_ranks(tensor: Tensor) -> Tensor:
     return tensor
 
 
+def max_over_ranks(tensor: Tensor) -> Tensor:
+    """Return the element-wise maximum over all ranks, on every rank; in place."""
+    if is_distributed():
+        dist.all_reduce(tensor, dist.ReduceOp.MAX)
+    return tensor
+
+
 def broadcast_from_rank_0(value: Shared) -> Shared:
     """Return rank 0's value on every rank."""
     if not is_distributed():

@@ -7,11 +7,12 @@ from contextlib import AbstractContextManager, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from filelock import FileLock
 
 from ..checkpoint.atomic import write_atomically
+from ..checkpoint.data_info import save_data_info
 from ..checkpoint.progress import Progress
 from ..checkpoint.resume import find_start, resume_command
 from ..checkpoint.store import (
@@ -58,6 +59,7 @@ class RunFolder(AbstractContextManager["RunFolder"]):
 
         self._config = config
         self._devices = devices
+        self.info: dict[str, Any] = {}
         self._lock: FileLock | None = None
         if not devices.is_main_process:
             return
@@ -77,29 +79,46 @@ class RunFolder(AbstractContextManager["RunFolder"]):
         """The checkpoint that the run resumes from, None in a new run."""
         return checkpoint_folder(self.path, self.start.step) if self.start.step else None
 
-    def broadcast_start(self, num_train_samples: int) -> Progress:
+    def broadcast_start(self, num_train_samples: int, info: dict[str, Any]) -> Progress:
         """Return the progress that the run starts from, on every rank; all ranks call it.
 
+        Args:
+            num_train_samples: Size of the training set.
+            info: What the model knows of the data, saved with the run.
+
         Raises:
-            SettingError: the training set of the checkpoint had another size.
+            SettingError: the checkpoint is of other data, or the ranks have different data.
         """
-        self.path, self.start = broadcast_from_rank_0((self.path, self.start))
-        self.check_data(num_train_samples)
+        self.path, self.start, first = broadcast_from_rank_0((self.path, self.start, info))
+        if first != info:
+            raise SettingError(
+                "data.py: describe returned something else on rank 0; return the same everywhere"
+            )
+        self.check_data(num_train_samples, info)
+        self.info = info
         return self.start
 
-    def check_data(self, num_train_samples: int) -> None:
-        """Check that the checkpoint was made with a training set of this size.
+    def check_data(self, num_train_samples: int, info: dict[str, Any]) -> None:
+        """Check that the checkpoint was made with this data.
 
         Raises:
-            SettingError: it was not.
+            SettingError: the training set had another size, or `describe` returned something else.
         """
         start = self.start
-        is_changed = start.step and start.num_train_samples != num_train_samples
-        if is_changed and not self._config.allow_changes:
+        if not start.step or self._config.allow_changes:
+            return
+        if start.num_train_samples != num_train_samples:
             raise SettingError(
                 f"the training set has {num_train_samples} samples and had "
                 f"{start.num_train_samples} up to step {start.step}; restore it, or try "
                 "--allow-changes"
+            )
+        earlier = info if start.data_info is None else start.data_info
+        names = [name for name in {**earlier, **info} if earlier.get(name) != info.get(name)]
+        if names:
+            raise SettingError(
+                f"the data has changed since step {start.step}: describe in data.py returns other "
+                f"{', '.join(names)}; restore it, or try --allow-changes"
             )
 
     def __enter__(self) -> Self:
@@ -150,6 +169,7 @@ class RunFolder(AbstractContextManager["RunFolder"]):
             self._lock = self._lock_new()
         # config.yaml first: it marks the folder as a run, which can be resumed from here on.
         write_atomically(self.path / CONFIG_FILE, as_yaml(self._config))
+        save_data_info(self.path, self.info)
         remove_unfinished(self.path)
         for step in saved_steps(self.path):
             if step > self.start.step:  # Later than the latest valid one: corrupted.

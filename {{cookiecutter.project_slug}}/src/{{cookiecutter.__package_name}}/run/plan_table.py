@@ -1,12 +1,11 @@
 """The plan of a run as a table: devices, batch arithmetic, steps."""
 
-from collections.abc import Callable
+from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import nn
 
-from ..batches.loaders import MapDataset
 from ..batches.plan import Plan, make_plan
 from ..checkpoint.progress import Progress
 from ..distributed.devices import Devices
@@ -15,33 +14,35 @@ from ..exact.tree import odd_factor
 from ..settings.run_config import RunConfig
 from .folder import RunFolder
 from .tables import print_table
+from .trial import Trial
 
 
 def show_plan_only(
     config: RunConfig,
     devices: Devices,
     folder: RunFolder,
-    load_split: Callable[..., MapDataset],
-    make_model: Callable[[], nn.Module],
+    info: dict[str, Any],
+    num_train_samples: int,
+    model: nn.Module,
+    trial: Trial,
 ) -> None:
     """Print the plan of a run that would write to `folder`; starts and writes nothing.
 
     Raises:
         SettingError: as `make_plan` and `RunFolder.check_data`.
     """
-    size = len(load_split("train", augmented=True))
-    folder.check_data(size)
-    plan = make_plan(config, devices, num_train_samples=size, start_step=folder.start.step)
-    show_plan(plan, folder.start, make_model())
+    folder.check_data(num_train_samples, info)
+    plan = make_plan(config, devices, num_train_samples, folder.start.step)
+    show_plan(plan, folder.start, model, trial)
 
 
-def show_plan(plan: Plan, start: Progress, model: nn.Module) -> None:
+def show_plan(plan: Plan, start: Progress, model: nn.Module, trial: Trial) -> None:
     """Print the plan on rank 0."""
     if plan.devices.is_main_process:
-        print_table("Plan", plan_rows(plan, start, model))
+        print_table("Plan", plan_rows(plan, start, model, trial))
 
 
-def plan_rows(plan: Plan, start: Progress, model: nn.Module) -> dict[str, str]:
+def plan_rows(plan: Plan, start: Progress, model: nn.Module, trial: Trial) -> dict[str, str]:
     """Return the rows of the table."""
     config, devices = plan.config, plan.devices
     num_parameters = sum(parameter.numel() for parameter in model.parameters())
@@ -55,6 +56,7 @@ def plan_rows(plan: Plan, start: Progress, model: nn.Module) -> dict[str, str]:
         "Strategy": _strategy(devices),
         "Precision": precision + (", compiled" if config.compile else ""),
         "Model": f"{num_parameters:,} parameters",
+        **_without_gradient(model, trial),
         "Exact": _exact(plan),
         "Batch": f"{config.global_batch_size} samples per optimizer step = "
         f"{config.micro_batch_size} per forward pass x {devices.data_parallel_size} "
@@ -66,6 +68,23 @@ def plan_rows(plan: Plan, start: Progress, model: nn.Module) -> dict[str, str]:
         "Checkpoints": _checkpoints(config),
         **({"Resumed": _resumed(devices, start)} if start.step else {}),
     }
+
+
+def _without_gradient(model: nn.Module, trial: Trial) -> dict[str, str]:
+    frozen = [name for name, p in model.named_parameters() if not p.requires_grad]
+    rows = {
+        "Frozen": _names(frozen),
+        "No gradient": _names(trial.without_gradient, "; skipped in steps that do not use them"),
+        "Buffers": _names(
+            trial.changed_buffers, "; changed by forward passes: differ by placement"
+        ),
+    }
+    return {name: text for name, text in rows.items() if text}
+
+
+def _names(names: list[str], remark: str = "") -> str:
+    shown = ", ".join(names[:3]) + f" and {len(names) - 3} more" * (len(names) > 3)
+    return shown + remark if names else ""
 
 
 def _strategy(devices: Devices) -> str:

@@ -3,23 +3,23 @@
 import sys
 from contextlib import AbstractContextManager, ExitStack
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 from torch import Tensor
 
 from ..batches.evaluation import Evaluation
-from ..batches.means import exact_mean
 from ..batches.plan import Plan
 from ..checkpoint.checkpoints import Checkpoints
 from ..checkpoint.state import TrainingState
-from ..distributed.collectives import sum_over_ranks
 from ..distributed.finite import FiniteCheck
-from ..settings.errors import RunError
+from ..settings.errors import RunError, SettingError
 from .folder import RunFolder
 from .log import RunLog
 from .metrics_file import METRICS_FILE
 from .stopwatch import Stopwatch
 from .summary import DrawPictures, draw_safely, print_results, summarize_run, write_results
+
+BestResult = tuple[str, Literal["lowest", "highest"]]
 
 
 class Run(AbstractContextManager["Run"]):
@@ -28,8 +28,11 @@ class Run(AbstractContextManager["Run"]):
     As a context it holds the run folder: open and locked inside, released at the end.
     """
 
-    def __init__(self, plan: Plan, folder: RunFolder, state: TrainingState) -> None:
+    def __init__(
+        self, plan: Plan, folder: RunFolder, state: TrainingState, best_result: BestResult
+    ) -> None:
         self.plan = plan
+        self.best_name, self.best_is = best_result
         self.folder = folder
         self.state = state
         self.steps_done = plan.start_step
@@ -48,8 +51,11 @@ class Run(AbstractContextManager["Run"]):
         start = self.folder.start
         with ExitStack() as parts:
             run_dir = parts.enter_context(self.folder).path
-            log = run_dir / METRICS_FILE
-            checkpoints = Checkpoints(self.plan, start, self.state, run_dir, synced_first=log)
+            checkpoints = Checkpoints(
+                *(self.plan, start, self.state, run_dir),
+                data_info=self.folder.info,
+                synced_first=run_dir / METRICS_FILE,
+            )
             self.checkpoints = parts.enter_context(checkpoints)
             self.stopwatch = Stopwatch(start.train_seconds, self.plan.devices.device)
             self.log = parts.enter_context(RunLog(self.plan, self.folder, self.stopwatch))
@@ -84,25 +90,38 @@ class Run(AbstractContextManager["Run"]):
             )
         self.checkpoints.check()
 
-    def log_training(
-        self, step: int, losses: Tensor, grad_norm: Tensor, learning_rate: float
-    ) -> None:
-        """Log a training step, with the mean loss over the passes of all ranks.
+    def log_training(self, step: int, loss: float, grad_norm: Tensor, learning_rate: float) -> None:
+        """Log a training step.
 
         Args:
             step: Optimizer step, from 1.
-            losses: (passes per step,), of which this rank's are set and the others zero.
+            loss: Mean over the items of the global batch.
             grad_norm: (), of the whole gradient before clipping.
             learning_rate: Of this step.
         """
-        loss = exact_mean(sum_over_ranks(losses.clone()))
         self.log.training(step, loss=loss, grad_norm=grad_norm.item(), learning_rate=learning_rate)
 
     def log_evaluation(self, split: str, step: int, evaluation: Evaluation) -> None:
-        """Log an evaluation; a validation with the lowest loss makes a checkpoint due."""
+        """Log an evaluation; the best validation makes a checkpoint due.
+
+        Raises:
+            SettingError: `summarize` did not return the result that says which is best.
+        """
+        if self.best_name not in evaluation.results:
+            raise SettingError(
+                f"model.py: summarize returned {', '.join(evaluation.results)} and BEST_RESULT is "
+                f"{self.best_name}; return it, or name another"
+            )
         self.log.evaluation(split, step, evaluation)
         if split == "validation":
-            self.checkpoints.record_validation(step, evaluation.results["loss"])
+            value = evaluation.results[self.best_name]
+            is_highest_best = self.best_is == "highest"
+            self.checkpoints.record_validation(step, value, is_highest_best=is_highest_best)
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether validation has not improved for as long as `patience` allows."""
+        return self.checkpoints.has_ended
 
     def save(self, step: int) -> None:
         """Save a checkpoint after `step`, which is written while training continues.
@@ -145,6 +164,7 @@ class Run(AbstractContextManager["Run"]):
             self.plan,
             self.checkpoints.progress,
             test,
+            best_name=self.best_name,
             steps=self.steps_done,
             skipped_steps=self.finite.skipped_steps,
             stopped_by=stopped_by,
@@ -154,7 +174,7 @@ class Run(AbstractContextManager["Run"]):
         self.log.close()
         with self.folder.writing():
             write_results(self.folder.path, summary, weights)
-        failure = draw_safely(draw_pictures, self.folder.path, test_set, test) if test else None
+        failure = test and draw_safely(draw_pictures, self.folder, test_set, test)
         print_results(self.folder, summary, test)
         if failure:
             print(f"warning: {failure}", file=sys.stderr)

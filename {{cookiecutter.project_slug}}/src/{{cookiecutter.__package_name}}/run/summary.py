@@ -18,7 +18,7 @@ from .folder import PICTURES_FOLDER, SUMMARY_FILE, RunFolder
 from .metrics_file import read_metrics
 from .tables import print_table
 
-DrawPictures = Callable[[Path, Any, Evaluation], None]
+DrawPictures = Callable[[Path, Any, Evaluation, dict[str, Any]], None]
 
 
 def summarize_run(
@@ -26,6 +26,7 @@ def summarize_run(
     progress: Progress,
     test: Evaluation | None,
     *,
+    best_name: str,
     steps: int,
     skipped_steps: int,
     stopped_by: str | None,
@@ -54,7 +55,8 @@ def summarize_run(
         "stopped_by": stopped_by,
         "resumed_from": plan.start_step or None,
         "best_step": progress.best_step,
-        "best_validation_loss": progress.best_loss,
+        f"best_validation_{best_name}": progress.best_value,
+        "stopped_early": progress.has_ended(config.patience),
         **results,
         "train_seconds": round(train_seconds, 3),
         "train_samples_per_second": steps * config.global_batch_size / train_seconds,
@@ -71,13 +73,13 @@ def write_results(run_dir: Path, summary: Mapping[str, Any], weights: Mapping[st
 
 
 def draw_safely(
-    draw_pictures: DrawPictures, run_dir: Path, test_set: Any, test: Evaluation
+    draw_pictures: DrawPictures, run_folder: RunFolder, test_set: Any, test: Evaluation
 ) -> str | None:
     """Call the user's function; if it fails, return why and where, as one line."""
-    folder = run_dir / PICTURES_FOLDER
+    folder = run_folder.path / PICTURES_FOLDER
     try:
         folder.mkdir(exist_ok=True)
-        draw_pictures(folder, test_set, test)
+        draw_pictures(folder, test_set, test, run_folder.info)
     except Exception as error:
         frame = traceback.extract_tb(error.__traceback__)[-1]
         reason = " ".join(f"{type(error).__name__}: {error}".split())

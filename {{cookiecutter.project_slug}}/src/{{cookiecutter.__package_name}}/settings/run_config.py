@@ -1,6 +1,6 @@
 """The settings that every run has, whatever it trains; `config.py` adds those of this project."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -75,6 +75,9 @@ class RunConfig:
     checkpoint_every: Annotated[int, Ge(0)] = 100
     """Optimizer steps between checkpoints; 0 saves only when a signal stops the run."""
 
+    patience: Annotated[int, Ge(0)] = 0
+    """Stop after this many validations in a row without a better result; 0 is off."""
+
     keep_checkpoints: Annotated[int, Ge(0)] = 2
     """Latest checkpoints to keep, in addition to the best one; 0 keeps all."""
 
@@ -91,6 +94,11 @@ class RunConfig:
     """Print the plan (devices, batch arithmetic, steps) and exit."""
 
     def __post_init__(self) -> None:
+        for field in fields(self):
+            if field.name != "run_dir":
+                # Relative to where the command is typed; a resumed run may start elsewhere.
+                value = _absolute(getattr(self, field.name))
+                object.__setattr__(self, field.name, value)
         check_bounds(self)
         if self.resume != "never" and self.run_dir is None:
             raise SettingError(f"resume {self.resume} needs a run folder; try --run-dir runs/NAME")
@@ -116,6 +124,13 @@ class RunConfig:
         return {
             name: _as_plain(value) for name, value in asdict(self).items() if name not in NOT_SAVED
         }
+
+
+def _absolute(value: Any) -> Any:
+    """Return a path, or a tuple or list of paths, as absolute; any other value as it is."""
+    if isinstance(value, tuple | list):
+        return type(value)(_absolute(item) for item in value)
+    return value.absolute() if isinstance(value, Path) else value
 
 
 def _as_plain(value: Any) -> Any:

@@ -1,0 +1,55 @@
+"""Batches of any structure: tuples, lists, dictionaries, dataclasses, or objects with `.to`."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import fields, is_dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+def to_device(batch: Any, device: torch.device) -> Any:
+    """Return a batch whose tensors are on `device`; what is no tensor stays as it is."""
+
+    def move(leaf: Any) -> Any:
+        if isinstance(leaf, Tensor):
+            return leaf.to(device, non_blocking=True)
+        return leaf.to(device) if hasattr(leaf, "to") else leaf
+
+    return map_leaves(move, batch)
+
+
+def concatenate(batches: list[Any]) -> Any:
+    """Return batches of one structure as one: tensors are concatenated along dimension 0.
+
+    Raises:
+        ValueError: they hold anything but tensors, or tensors of other shapes.
+    """
+
+    def join(*leaves: Any) -> Any:
+        if not all(isinstance(leaf, Tensor) for leaf in leaves):
+            raise ValueError(f"a {type(leaves[0]).__name__} cannot be concatenated")
+        try:
+            return torch.cat(leaves)
+        except RuntimeError as error:
+            raise ValueError(str(error)) from error
+
+    return map_leaves(join, *batches)
+
+
+def map_leaves(function: Callable[..., Any], *batches: Any) -> Any:
+    """Apply `function` to what is at the same place in batches of one structure."""
+    first = batches[0]
+    if isinstance(first, Mapping) and not hasattr(first, "to"):
+        return {key: map_leaves(function, *(batch[key] for batch in batches)) for key in first}
+    if isinstance(first, tuple | list):
+        parts = [map_leaves(function, *parts) for parts in zip(*batches, strict=True)]
+        return type(first)(*parts) if hasattr(first, "_fields") else type(first)(parts)
+    if is_dataclass(first) and not isinstance(first, type) and not hasattr(first, "to"):
+        values = {
+            field.name: map_leaves(function, *(getattr(batch, field.name) for batch in batches))
+            for field in fields(first)
+            if field.init
+        }
+        return replace(first, **values)
+    return function(*batches)

@@ -1,0 +1,32 @@
+"""What the model knows of the data, `data.json` in the run folder: `describe` of `data.py`."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from ..settings.errors import SettingError
+from .atomic import write_atomically
+
+DATA_FILE = "data.json"
+
+
+def save_data_info(run_dir: Path, info: dict[str, Any]) -> None:
+    """Write what `describe` returned.
+
+    Raises:
+        OSError: the disk is full, or the file cannot be written.
+    """
+    write_atomically(run_dir / DATA_FILE, json.dumps(info, indent=2, ensure_ascii=False) + "\n")
+
+
+def load_data_info(run_dir: Path) -> dict[str, Any]:
+    """Return what `describe` returned when the run was started.
+
+    Raises:
+        SettingError: the folder holds no run that was trained.
+    """
+    try:
+        info: dict[str, Any] = json.loads((run_dir / DATA_FILE).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise SettingError(f"run_dir {run_dir} has no valid {DATA_FILE}: {error}") from error
+    return info

@@ -1,0 +1,135 @@
+"""The sums of one optimizer step over its micro-batches and all ranks.
+
+The gradient of a step is that of the sum of all losses in its global batch, divided once by the
+number of items that they are over: samples, tokens, pixels. A mean of micro-batch means is not,
+where these numbers differ: 2.8 % off at micro-batches of 8, with 8 to 96 tokens per sequence.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..batches.means import exact_mean
+from ..batches.plan import Plan
+from ..distributed.collectives import max_over_ranks, sum_over_ranks
+from ..settings.errors import SettingError
+from .batch_norm import BatchNormSum
+from .gradients import GradientSum
+
+
+class StepSums:
+    """Losses, items, gradients and BatchNorm statistics of a step; made after wrapping the model.
+
+    `compute_loss` returns the number of items as an int if every sample counts the same: then it
+    is known in advance, and dividing by it costs nothing. As a tensor, it is summed over
+    micro-batches and ranks, and the gradient is rescaled.
+
+    Args:
+        parallel_model: The wrapped model.
+        model: The model itself.
+        plan: Plan of the run.
+        without_gradient: Parameters that may get no gradient in a step; the optimizer skips them
+            there. All others count as used in every step.
+    """
+
+    def __init__(
+        self,
+        parallel_model: nn.Module,
+        model: nn.Module,
+        plan: Plan,
+        without_gradient: list[str],
+    ) -> None:
+        device = plan.devices.device
+        self.plan = plan
+        self.gradients = GradientSum(parallel_model, plan)
+        self.batch_norm = BatchNormSum(model, plan)
+        self.losses = torch.zeros(plan.passes_per_step, device=device)
+        """(passes per step,): sums of the losses, of which this rank's are set."""
+
+        self.items = torch.zeros(plan.passes_per_step, device=device, dtype=_wide(device))
+        """(passes per step,): what they are sums over."""
+
+        self.items[plan.passes.start : plan.passes.stop] = plan.samples_per_pass
+        self.counts_samples = True
+        self.parameters = [p for p in parallel_model.parameters() if p.requires_grad]
+        self.optional = [p for n, p in model.named_parameters() if n in without_gradient]
+        self.is_used = torch.zeros(len(self.optional), dtype=torch.uint8, device=device)
+        for index, parameter in enumerate(self.optional):
+            parameter.register_hook(self._mark_used(index))  # type: ignore[no-untyped-call]
+
+    def per_sample(self, loss: Tensor) -> Tensor:
+        """Return the sum of a pass's losses as their mean, connected to every parameter.
+
+        DDP waits for the gradient of each parameter: one that this pass does not use gets none,
+        but is ready.
+        """
+        connected: Tensor = _Connect.apply(loss, *self.parameters)  # type: ignore[no-untyped-call]
+        return connected / self.plan.samples_per_pass
+
+    def collect(self, k: int, loss: Tensor, items: int | Tensor) -> None:
+        """Collect forward pass k of the step, after its backward pass."""
+        self.gradients.collect()
+        self.batch_norm.collect(k)
+        self.losses[k] = loss.detach()
+        if isinstance(items, Tensor):
+            self.items[k] = items.detach()
+            self.counts_samples = False
+        elif items != self.plan.samples_per_pass:
+            raise SettingError(
+                f"model.py: compute_loss returned {items} as the number of items of "
+                f"{self.plan.samples_per_pass} samples; return it as a tensor if it varies"
+            )
+
+    def finish(self) -> None:
+        """Divide the gradient by the items of the global batch; all ranks call it."""
+        self.batch_norm.finish()
+        if not self.counts_samples:
+            total = sum_over_ranks(self.items.clone()).sum()
+            factor = (self.plan.config.global_batch_size / total).float()
+            for gradient in self._gradients():
+                gradient.mul_(factor)
+        for parameter in self.parameters:
+            if parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
+        if self.optional:
+            is_used = max_over_ranks(self.is_used).tolist()
+            for parameter, used in zip(self.optional, is_used, strict=True):
+                if not used:
+                    parameter.grad = None
+            self.is_used.zero_()
+
+    def mean_loss(self) -> float:
+        """Return the loss per item of the global batch; all ranks call it."""
+        losses, items = (sum_over_ranks(t.clone()) for t in (self.losses, self.items))
+        return exact_mean(losses, items)
+
+    def _gradients(self) -> list[Tensor]:
+        """Return the local part of each gradient."""
+        gradients: list[Any] = [p.grad for p in self.parameters if p.grad is not None]
+        return [g.to_local() if hasattr(g, "to_local") else g for g in gradients]
+
+    def _mark_used(self, index: int) -> Any:
+        def mark(gradient: Tensor | None) -> None:
+            if gradient is not None:  # `_Connect` gives none.
+                self.is_used[index] = 1
+
+        return mark
+
+
+def _wide(device: torch.device) -> torch.dtype:
+    """Return a type that counts exactly: MPS has no float64."""
+    return torch.float32 if device.type == "mps" else torch.float64
+
+
+class _Connect(torch.autograd.Function):
+    """The identity of a loss; its backward pass gives each parameter an undefined gradient."""
+
+    @staticmethod
+    def forward(ctx: Any, loss: Tensor, *parameters: Tensor) -> Tensor:
+        ctx.num_parameters = len(parameters)
+        return loss.view_as(loss)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Any:
+        return (*gradients, *[None] * ctx.num_parameters)

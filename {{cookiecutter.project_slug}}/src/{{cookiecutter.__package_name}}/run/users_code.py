@@ -1,0 +1,53 @@
+"""Calls of the user's functions: an error in one is one line that says where it was raised."""
+
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from ..batches.loaders import Collate, MapDataset, MicroBatchReader
+from ..batches.sampling import MicroBatch
+from ..settings.errors import SettingError
+
+
+@contextmanager
+def errors_named(file: str, function: str) -> Iterator[None]:
+    """Turn an error of the user's code into one line that says where it was raised.
+
+    Raises:
+        SettingError: instead of any other.
+    """
+    try:
+        yield
+    except SettingError:
+        raise
+    except Exception as error:
+        package = Path(__file__).parents[1]
+        frames = [f for f in traceback.extract_tb(error.__traceback__)]
+        own = [f for f in frames if Path(f.filename).parent == package]
+        where = f"{Path(own[-1].filename).name}, line {own[-1].lineno}" if own else file
+        message = " ".join(str(error).split())[:300]
+        raise SettingError(
+            f"{where}: {function} failed on the first samples: {type(error).__name__}: {message}"
+        ) from error
+
+
+def call_users(name: str, function: Callable[..., Any], *arguments: Any) -> Any:
+    """Return what a function of `model.py` returns.
+
+    Raises:
+        SettingError: it fails.
+    """
+    with errors_named("model.py", name):
+        return function(*arguments)
+
+
+def read_batch(dataset: MapDataset, collate: Collate, samples: list[int]) -> Any:
+    """Return a batch of these samples.
+
+    Raises:
+        SettingError: the data set or collate fails.
+    """
+    with errors_named("data.py", "reading a batch (__getitem__ or collate)"):
+        return MicroBatchReader(dataset, collate)[[MicroBatch(samples, seed=0)]]

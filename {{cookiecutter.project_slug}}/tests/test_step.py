@@ -1,0 +1,164 @@
+"""The sums of a step: losses, items, gradients and BatchNorm statistics."""
+
+import itertools
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from my_run.batches.plan import Plan, make_plan
+from my_run.batches.structure import (
+    concatenate,
+    to_device,
+)
+from my_run.config import TrainConfig
+from my_run.distributed.devices import find_devices
+from my_run.exact.step import StepSums
+from my_run.settings.errors import SettingError
+
+CPU = torch.device("cpu")
+NUM_SAMPLES, WIDTH = 32, 5
+
+
+def plan_of(micro_batch_size: int, *, exact: bool) -> Plan:
+    config = TrainConfig(global_batch_size=NUM_SAMPLES, micro_batch_size=micro_batch_size)
+    plan = make_plan(config, find_devices(config, "single"), 1000)
+    return replace(plan, devices=replace(plan.devices, exact=exact))
+
+
+def tokens() -> tuple[Tensor, Tensor, Tensor]:
+    """Return inputs, targets and mask of sequences of 1 to 12 tokens, padded."""
+    generator = torch.Generator().manual_seed(0)
+    inputs = torch.randn(NUM_SAMPLES, 12, WIDTH, generator=generator)
+    targets = torch.randn(NUM_SAMPLES, 12, generator=generator)
+    lengths = torch.randint(1, 13, (NUM_SAMPLES, 1), generator=generator)
+    return inputs, targets, torch.arange(12) < lengths
+
+
+def sum_of_losses(model: nn.Module, inputs: Tensor, targets: Tensor, mask: Tensor) -> Tensor:
+    losses = (model(inputs).squeeze(2) - targets).square() * mask
+    total: Tensor = losses.sum()
+    return total
+
+
+@pytest.mark.parametrize(
+    ("micro_batch_size", "exact"), [*itertools.product([1, 4, 8, 32], [True, False])]
+)
+def test_the_gradient_is_that_of_one_batch_whatever_the_number_of_tokens(
+    micro_batch_size: int, exact: bool
+) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(WIDTH, 8), nn.Tanh(), nn.Linear(8, 1))
+    inputs, targets, mask = tokens()
+    plan = plan_of(micro_batch_size, exact=exact)
+    sums = StepSums(model, model, plan, [])
+    for _ in range(2):  # Two steps: nothing is left of the first.
+        model.zero_grad()
+        for k in plan.passes:
+            part = slice(k * micro_batch_size, (k + 1) * micro_batch_size)
+            loss = sum_of_losses(model, inputs[part], targets[part], mask[part])
+            torch.autograd.backward(sums.per_sample(loss) / len(plan.passes))
+            sums.collect(k, loss, mask[part].sum())
+        sums.finish()
+
+    found = [parameter.grad for parameter in model.parameters()]
+    model.double()
+    loss = sum_of_losses(model, inputs.double(), targets.double(), mask) / mask.sum()
+    expected = torch.autograd.grad(loss, list(model.parameters()))
+    for gradient, one in zip(found, expected, strict=True):
+        assert gradient is not None
+        torch.testing.assert_close(gradient.double(), one, rtol=1e-5, atol=1e-7)
+    assert sums.mean_loss() == pytest.approx(loss.item(), rel=1e-6)
+
+
+def test_a_number_of_items_that_is_not_that_of_the_samples_is_refused() -> None:
+    model = nn.Linear(1, 1)
+    sums = StepSums(model, model, plan_of(8, exact=False), [])
+    with pytest.raises(SettingError, match=r"returned 7 as the number of items of 8 samples"):
+        sums.collect(0, torch.ones(()), 7)
+
+
+@pytest.mark.parametrize("exact", [True, False])
+def test_running_statistics_are_those_of_the_micro_batches_in_order(exact: bool) -> None:
+    torch.manual_seed(0)
+    model, other = nn.BatchNorm1d(WIDTH, momentum=0.2), nn.BatchNorm1d(WIDTH, momentum=0.2)
+    plan = plan_of(8, exact=exact)
+    sums = StepSums(model, model, plan, [])
+    for _ in range(3):
+        for k in plan.passes:
+            batch = torch.randn(8, WIDTH) * 3 + 1
+            other(batch)
+            loss = model(batch).sum()
+            torch.autograd.backward(sums.per_sample(loss) / len(plan.passes))
+            sums.collect(k, loss, 8)
+        sums.finish()
+
+    assert model.num_batches_tracked is not None and other.running_mean is not None
+    assert model.num_batches_tracked.item() == 12
+    torch.testing.assert_close(model.running_mean, other.running_mean, rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(model.running_var, other.running_var, rtol=1e-6, atol=1e-6)
+
+
+def test_only_named_parameters_go_without_a_gradient() -> None:
+    model = nn.ModuleDict({name: nn.Linear(1, 1) for name in ("used", "optional", "dropped")})
+    plan = plan_of(8, exact=False)
+    sums = StepSums(model, model, plan, ["optional.weight", "optional.bias"])
+    uses = [["used"], ["used", "optional"], ["used"]]
+    found: list[dict[str, bool]] = []
+    for names in uses:
+        model.zero_grad()
+        for k in plan.passes:
+            chosen = names if k == 1 else ["used"]
+            loss = torch.stack([model[name](torch.ones(8, 1)).sum() for name in chosen]).sum()
+            torch.autograd.backward(sums.per_sample(loss) / len(plan.passes))
+            sums.collect(k, loss, 8)
+        sums.finish()
+        found.append({name: p.grad is not None for name, p in model.named_parameters()})
+
+    # What is not named counts as used in every step: on several processes nobody else can know.
+    assert [step["optional.weight"] for step in found] == [False, True, False]
+    assert all(step["dropped.weight"] and step["used.weight"] for step in found)
+
+
+class Pair(NamedTuple):
+    left: Any
+    right: Any
+
+
+@dataclass
+class Boxes:
+    corners: Tensor
+    names: list[str]
+
+
+class Own:
+    """A batch class as some libraries have it."""
+
+    def __init__(self, tensor: Tensor) -> None:
+        self.tensor = tensor
+
+    def to(self, device: torch.device) -> "Own":
+        return Own(self.tensor.to(device))
+
+
+def test_a_batch_of_any_structure_is_moved() -> None:
+    boxes = Boxes(torch.ones(2), ["a", "b"])
+    batch = {"pair": Pair(torch.ones(1), [torch.ones(2), "text"]), "boxes": boxes, "n": 3}
+    moved = to_device({**batch, "own": Own(torch.ones(1))}, torch.device("meta"))
+
+    assert isinstance(moved["pair"], Pair) and isinstance(moved["boxes"], Boxes)
+    tensors = [moved["pair"].left, moved["pair"].right[0], moved["boxes"].corners]
+    assert {tensor.device.type for tensor in [*tensors, moved["own"].tensor]} == {"meta"}
+    assert (moved["pair"].right[1], moved["boxes"].names, moved["n"]) == ("text", ["a", "b"], 3)
+    assert boxes.corners.device == CPU
+
+
+def test_batches_are_concatenated_or_refused() -> None:
+    joined = concatenate([{"x": (torch.zeros(2, 3),)}, {"x": (torch.ones(1, 3),)}])
+    assert joined["x"][0].tolist() == [[0.0] * 3, [0.0] * 3, [1.0] * 3]
+    with pytest.raises(ValueError, match="Sizes of tensors must match"):
+        concatenate([torch.zeros(2, 3), torch.zeros(2, 4)])
+    with pytest.raises(ValueError, match="a str cannot be concatenated"):
+        concatenate([("a",), ("b",)])
