@@ -1,0 +1,66 @@
+"""Jobs of other people: each replaces files of the starter alone, and the promise holds for it."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from .rendering import files_under
+from .runs import Run, assert_same_bits, finish, launch, start, train
+
+pytestmark = pytest.mark.torch
+
+JOBS = Path(__file__).parent / "jobs"
+USERS_FILES = {
+    *("config.py", "data.py", "model.py", "optimizer.py", "pictures.py", "predict.py"),
+}
+SETTINGS = [
+    *("--max-steps", 14, "--global-batch-size", 32, "--micro-batch-size", 4, "--eval-every", 6),
+    *("--log-every", 2, "--checkpoint-every", 4, "--keep-checkpoints", 0),
+    *("--warmup-steps", 3, "--tracker", "none"),
+]
+
+
+@pytest.fixture(params=sorted(path.name for path in JOBS.iterdir() if path.is_dir()))
+def job(request: pytest.FixtureRequest, default_project: Path, tmp_path: Path) -> Path:
+    """A rendered project with the files of one job in place of the starter's."""
+    project = tmp_path / "project"
+    shutil.copytree(default_project, project, ignore=shutil.ignore_patterns(".git", "__pycache__"))
+    files = {name for name in files_under(JOBS / request.param) if name.endswith(".py")}
+    assert files and files <= USERS_FILES
+    for name in files:
+        shutil.copy(JOBS / request.param / name, project / "src" / "my_run" / name)
+    return project
+
+
+def test_a_job_keeps_its_bits_through_processes_strategies_and_stops(
+    job: Path, tmp_path: Path
+) -> None:
+    single = train(job, tmp_path / "single", "train", *SETTINGS)
+    assert single.summary["exact"]
+    for program, num_processes in (
+        *(("train", 2), ("reference.single", 1)),
+        *(("reference.ddp", 2), ("reference.fsdp2", 2)),
+    ):
+        other = train(
+            job,
+            tmp_path / f"{program}-{num_processes}",
+            program,
+            *SETTINGS,
+            num_processes=num_processes,
+        )
+        assert_same_bits(other, single)
+
+    # As a run that was killed after step 9.
+    killed = train(job, tmp_path / "killed", "train", *SETTINGS, num_processes=2)
+    for checkpoint in (killed.folder / "checkpoints").iterdir():
+        if checkpoint.name > "step_00000009":
+            shutil.rmtree(checkpoint)
+    finish(start(job, "train", *SETTINGS, "--resume", "must", "--run-dir", killed.folder))
+    assert Run(killed.folder).summary["resumed_from"] == 8
+    assert_same_bits(Run(killed.folder), single)
+
+    printed = launch(job, "evaluate", "--run-dir", single.folder, num_processes=2)
+    for name, value in single.summary.items():
+        if name.startswith("test_") and name != "test_samples":
+            assert f"{value:.4f}" in printed, printed
