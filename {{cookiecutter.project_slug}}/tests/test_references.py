@@ -27,10 +27,10 @@ PAIRS = [("single", "data_parallel"), ("single", "ddp"), ("ddp", "fsdp2"), ("ddp
 # What a step does, in this order; a name for each call that differs from program to program.
 STATEMENTS = [
     *("next", "seed_forward", "compute_loss", "per_sample", "backward", "collect", "finish"),
-    *("clip", "set_learning_rate", "should_step", "step", "zero_grad"),
+    *("clip", "set_learning_rate", "should_step", "step", "zero_grad", "add"),
     *("advance", "syncs_at", "check", "logs_at", "mean_loss", "log_training"),
-    *("validates_at", "evaluate", "log_evaluation", "agree", "due_at", "save"),
-    *("evaluate", "log_evaluation", "finish"),
+    *("validates_at", "evaluating", "evaluate", "log_evaluation", "agree", "due_at", "save"),
+    *("evaluating", "evaluate", "log_evaluation", "finish"),
 ]
 SYNONYMS = {"clip_grad_norm_": "clip", "clip_shards_": "clip"}
 

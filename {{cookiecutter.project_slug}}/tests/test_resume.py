@@ -39,6 +39,7 @@ from my_run.checkpoint.store import (
     saved_steps,
     write_checkpoint,
 )
+from my_run.checkpoint.weights import load_weights
 from my_run.config import TrainConfig
 from my_run.data import Digits, Split, collate, describe
 from my_run.distributed.devices import (
@@ -384,6 +385,35 @@ def test_a_folder_that_another_run_took_in_between_is_refused(tmp_path: Path) ->
     run_folder.release()
 
     assert read_summary(tmp_path / "run")["optimizer_steps"] == 1
+
+
+def test_averaged_weights_are_evaluated_saved_and_resumed_on_any_placement(
+    tmp_path: Path, at_step: Callable[..., None]
+) -> None:
+    averaging = [*SAVING, "--ema-decay", 0.9, "--keep-checkpoints", 0]
+    whole = run_train(tmp_path / "whole", *averaging, program="reference.single")
+    at_step(14, stop)
+    run_train(tmp_path / "stopped", *averaging, program="reference.single")
+    for program in ("reference.fsdp2", "reference.ddp"):
+        folder = shutil.copytree(tmp_path / "stopped", tmp_path / program)
+        # Without checkpoints, which would make FSDP2 drop what it has gathered.
+        flags = [*averaging, "--checkpoint-every", 0, "--resume", "must"]
+        run_train(folder, *flags, program=program, num_processes=2)
+        assert_same_run(folder, whole)
+    last = checkpoint_folder(whole, 24)
+    final, averaged, raw = (
+        load_file(file) for file in (whole / WEIGHTS, last / "average.safetensors", last / WEIGHTS)
+    )
+
+    assert all(torch.equal(value, averaged[name]) for name, value in final.items())
+    assert not torch.equal(final["head.weight"], raw["head.weight"])
+    # What was logged is what the final weights give.
+    model = Classifier().eval()
+    load_weights(last, model)
+    test_set = load("test")
+    with torch.no_grad():
+        loss = torch.nn.functional.cross_entropy(model(test_set.images), test_set.targets)
+    assert read_summary(whole)["test_loss"] == pytest.approx(loss.item(), rel=1e-5)
 
 
 def test_log_and_tensorboard_show_each_step_once_after_a_crash(

@@ -15,6 +15,7 @@ from my_run.batches.structure import (
 )
 from my_run.config import TrainConfig
 from my_run.distributed.devices import find_devices
+from my_run.exact.average import WeightAverage
 from my_run.exact.step import StepSums
 from my_run.settings.errors import SettingError
 
@@ -162,3 +163,30 @@ def test_batches_are_concatenated_or_refused() -> None:
         concatenate([torch.zeros(2, 3), torch.zeros(2, 4)])
     with pytest.raises(ValueError, match="a str cannot be concatenated"):
         concatenate([("a",), ("b",)])
+
+
+def test_the_average_is_that_of_the_weights_after_each_step() -> None:
+    model = nn.Linear(2, 1, bias=False)
+    average, expected = WeightAverage(model, decay=0.5), model.weight.detach().clone()
+    for step in range(1, 30):
+        with torch.no_grad():
+            model.weight += step
+        average.add(step)
+        decay = min(0.5, (1 + step) / (10 + step))
+        expected = decay * expected + (1 - decay) * model.weight.detach()
+    weights = model.weight.detach().clone()
+    with pytest.raises(ZeroDivisionError), average.applied():
+        torch.testing.assert_close(model.weight.detach(), expected)
+        raise ZeroDivisionError
+
+    assert torch.equal(model.weight.detach(), weights)
+    assert not torch.allclose(weights, expected)
+
+
+def test_an_average_that_is_off_costs_and_changes_nothing() -> None:
+    model = nn.Linear(2, 1)
+    average = WeightAverage(model, decay=0.0)
+    before = model.weight.detach().clone()
+    average.add(1)
+    with average.applied():
+        assert torch.equal(model.weight.detach(), before)

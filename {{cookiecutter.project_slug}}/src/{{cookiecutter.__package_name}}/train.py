@@ -24,6 +24,7 @@ from .distributed.accelerator import AutocastForward, check_launcher, make_accel
 from .distributed.devices import find_devices
 from .distributed.launch import run_in_this_process
 from .distributed.signals import StopSignals
+from .exact.average import WeightAverage
 from .exact.kernels import use_deterministic_kernels
 from .exact.step import StepSums
 from .model import BEST_RESULT, SHARD_UNITS, compute_loss, make_model, score, summarize
@@ -75,7 +76,8 @@ def train(config: TrainConfig) -> None:
     parallel_model, optimizer = accelerator.prepare(model, optimizer)
     if devices.strategy == "data_parallel":
         parallel_model = DataParallel(AutocastForward(model, config.mixed_precision))
-    state = TrainingState(devices, model, optimizer.optimizer, accelerator.scaler)
+    average = WeightAverage(model, config.ema_decay)
+    state = TrainingState(devices, model, optimizer.optimizer, accelerator.scaler, average)
     state.restore(start, run_folder.checkpoint)
     sums = StepSums(parallel_model, model, plan, trial.without_gradient)
 
@@ -99,6 +101,7 @@ def train(config: TrainConfig) -> None:
             if run.finite.should_step(step, sums.losses, grad_norm):
                 optimizer.step()
             optimizer.zero_grad()
+            average.add(step)
 
             run.advance(step)
             if plan.syncs_at(step):
@@ -106,7 +109,7 @@ def train(config: TrainConfig) -> None:
             if plan.logs_at(step):
                 run.log_training(step, sums.mean_loss(), grad_norm, learning_rate)
             if plan.validates_at(step):
-                with run.stopwatch.paused():
+                with run.evaluating():
                     validation = evaluate(parallel_model, validation_loader, score, summarize)
                 run.log_evaluation("validation", step, validation)
             stop.agree()
@@ -117,7 +120,7 @@ def train(config: TrainConfig) -> None:
 
         test = None
         if not stop.reason:
-            with run.stopwatch.paused():
+            with run.evaluating():
                 test = evaluate(parallel_model, test_loader, score, summarize)
             run.log_evaluation("test", run.steps_done, test)
 

@@ -101,7 +101,8 @@ def weights_folder(run_dir: Path, checkpoint: str | None) -> Path:
 
 def _refuse_changes(folder: Path, saved: dict[str, Any], config: RunConfig) -> None:
     """Raise if a setting that changes what a step computes differs from the checkpoint's."""
-    present = config.saved()
+    # A setting that is newer than the checkpoint was off then, as it is by default.
+    saved, present = {**RunConfig().saved(), **saved}, config.saved()
     changes = [
         f"{name} (was {saved.get(name, 'not set')}, is {present.get(name, 'not set')})"
         for name in {**saved, **present}

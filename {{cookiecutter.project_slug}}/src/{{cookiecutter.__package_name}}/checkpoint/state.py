@@ -17,10 +17,11 @@ from torch.optim import Optimizer
 
 from ..distributed.collectives import broadcast_from_rank_0
 from ..distributed.devices import Devices
+from ..exact.average import WeightAverage
 from ..settings.errors import SettingError
 from .progress import Progress
 from .store import OPTIMIZER_FILE, StateTensors, read_tensors
-from .weights import WEIGHTS_FILE
+from .weights import AVERAGE_FILE, WEIGHTS_FILE
 
 FULL = StateDictOptions(full_state_dict=True, cpu_offload=True)
 
@@ -37,6 +38,7 @@ class TrainingState:
         model: nn.Module,
         optimizer: Optimizer,
         scaler: torch.amp.GradScaler | None,
+        average: WeightAverage | None = None,
     ) -> None:
         self.is_main_process = devices.is_main_process
         self.world_size = devices.world_size
@@ -44,6 +46,7 @@ class TrainingState:
         self.is_sharded = devices.strategy == "fsdp2"
         self.model = model
         self.optimizer = optimizer
+        self.average = average or WeightAverage(model, decay=0.0)
         self.scaler = scaler if scaler and scaler.is_enabled() else None
 
     def weights(self) -> dict[str, Tensor]:
@@ -52,17 +55,25 @@ class TrainingState:
             return {}
         return self._copied(get_model_state_dict(self.model, options=FULL))
 
+    def averaged_weights(self) -> dict[str, Tensor]:
+        """Return CPU copies of the averaged weights on rank 0; of the weights if there is none."""
+        with self.average.applied():
+            return self.weights()
+
     def tensors(self) -> StateTensors:
         """Return CPU copies of weights and optimizer state, by file, on rank 0."""
         if not (self.is_main_process or self.is_sharded):
             return {}
-        weights = self.weights()
+        files = {WEIGHTS_FILE: self.weights(), OPTIMIZER_FILE: self._moments()}
+        return {**files, AVERAGE_FILE: self.averaged_weights()} if self.average.decay else files
+
+    def _moments(self) -> dict[str, Tensor]:
         if not self.optimizer.state:
             # Before the first step: PyTorch would initialize it by a step with zero gradients.
-            return {WEIGHTS_FILE: weights, OPTIMIZER_FILE: {}}
+            return {}
         # Empty on the ranks that only contribute their shards.
         state: dict[str, Any] = get_optimizer_state_dict(self.model, self.optimizer, options=FULL)
-        return {WEIGHTS_FILE: weights, OPTIMIZER_FILE: self._copied(_flat(state.get("state", {})))}
+        return self._copied(_flat(state.get("state", {})))
 
     def _copied(self, tensors: Mapping[str, Any]) -> dict[str, Tensor]:
         """Return tensors in CPU memory that training does not write to."""
@@ -87,6 +98,7 @@ class TrainingState:
         """
         if not start.step:
             return
+        files: dict[str, dict[str, Tensor]] = {}
         weights: dict[str, Any] = {}
         optimizer_state: dict[str, Any] = get_optimizer_state_dict(self.model, self.optimizer)
         expected = optimizer_state["state"]
@@ -107,7 +119,14 @@ class TrainingState:
                 for name, state in expected.items()
             }
         options = StateDictOptions(full_state_dict=True, broadcast_from_rank0=self.world_size > 1)
+        has_average = broadcast_from_rank_0(AVERAGE_FILE in files)
+        if has_average and self.average.decay:
+            averaged: dict[str, Any] = dict(files.get(AVERAGE_FILE, {}))
+            set_model_state_dict(self.model, averaged, options=options)
+            self.average.start_from_model()
         set_model_state_dict(self.model, weights, options=options)
+        if not has_average:
+            self.average.start_from_model()
         if expected:
             set_optimizer_state_dict(self.model, self.optimizer, optimizer_state, options=options)
         parameters = dict(self.model.named_parameters())

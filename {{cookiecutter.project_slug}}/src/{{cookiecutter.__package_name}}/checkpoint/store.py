@@ -1,7 +1,8 @@
 """The files of a checkpoint: written atomically, and verified before they are used.
 
 A checkpoint is a folder `checkpoints/step_00000100/` with `model.safetensors` (under the names of
-the unwrapped model), `optimizer.safetensors` (`NAME/of.parameter`), `manifest.json` (step,
+the unwrapped model), `optimizer.safetensors` (`NAME/of.parameter`), `average.safetensors` (with
+`ema_decay`), `manifest.json` (step,
 settings, size and checksum of each file) and `manifest.json.sha256`: the checksums of all of them,
 for `sha256sum --check`.
 Sample order, learning rate and random numbers are functions of the step, so they are not saved.
@@ -19,7 +20,6 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from .atomic import PART, rename_synced, write_atomically, write_tensors
-from .weights import WEIGHTS_FILE
 
 CHECKPOINTS = "checkpoints"
 OPTIMIZER_FILE = "optimizer.safetensors"
@@ -99,13 +99,13 @@ def read_manifest(folder: Path) -> dict[str, Any]:
 
 
 def read_tensors(folder: Path) -> dict[str, dict[str, Tensor]]:
-    """Return the tensors of both files of a verified checkpoint, copied to memory.
+    """Return the tensors of each file of a verified checkpoint, copied to memory.
 
     `load_file` maps the file; a mapped file cannot be removed on Windows, nor safely on NFS.
     """
     return {
-        name: {key: tensor.clone() for key, tensor in load_file(folder / name).items()}
-        for name in (WEIGHTS_FILE, OPTIMIZER_FILE)
+        file.name: {key: tensor.clone() for key, tensor in load_file(file).items()}
+        for file in folder.glob("*.safetensors")
     }
 
 

@@ -11,6 +11,8 @@ from ..settings.errors import SettingError
 from .atomic import PART, rename_synced, write_tensors
 
 WEIGHTS_FILE = "model.safetensors"
+# Of a checkpoint whose weights are averaged too; the final weights are the average then.
+AVERAGE_FILE = "average.safetensors"
 
 
 def save_weights(run_dir: Path, tensors: Mapping[str, Tensor]) -> None:
@@ -25,12 +27,13 @@ def save_weights(run_dir: Path, tensors: Mapping[str, Tensor]) -> None:
 
 
 def load_weights(folder: Path, model: nn.Module) -> None:
-    """Load the weights of a finished run, or of a checkpoint, into `model`.
+    """Load the weights of a finished run, or of a checkpoint, into `model`: the averaged ones.
 
     Raises:
         SettingError: they are missing or corrupted, or do not fit the model.
     """
-    file = folder / WEIGHTS_FILE
+    file = folder / AVERAGE_FILE
+    file = file if file.exists() else folder / WEIGHTS_FILE
     try:
         model.load_state_dict(load_file(file))
     except (OSError, SafetensorError, RuntimeError) as error:

@@ -25,6 +25,7 @@ from ..distributed.devices import find_devices
 from ..distributed.launch import run_in_processes
 from ..distributed.process_group import join_process_group
 from ..distributed.signals import StopSignals
+from ..exact.average import WeightAverage
 from ..exact.kernels import use_deterministic_kernels
 from ..exact.step import StepSums
 from ..model import BEST_RESULT, compute_loss, make_model, score, summarize
@@ -73,7 +74,8 @@ def train(config: TrainConfig) -> None:
     parallel_model = DistributedDataParallel(model, device_ids=device_ids, broadcast_buffers=False)
     optimizer = make_optimizer(model, config)
     scaler = torch.amp.GradScaler(device.type, enabled=config.mixed_precision == "fp16")
-    state = TrainingState(devices, model, optimizer, scaler)
+    average = WeightAverage(model, config.ema_decay)
+    state = TrainingState(devices, model, optimizer, scaler, average)
     state.restore(start, run_folder.checkpoint)
     sums = StepSums(parallel_model, model, plan, trial.without_gradient)
 
@@ -101,6 +103,7 @@ def train(config: TrainConfig) -> None:
                 scaler.step(optimizer)
             scaler.update()
             optimizer.zero_grad()
+            average.add(step)
 
             run.advance(step)
             if plan.syncs_at(step):
@@ -108,7 +111,7 @@ def train(config: TrainConfig) -> None:
             if plan.logs_at(step):
                 run.log_training(step, sums.mean_loss(), grad_norm, learning_rate)
             if plan.validates_at(step):
-                with run.stopwatch.paused(), devices.autocast(config.mixed_precision):
+                with run.evaluating(), devices.autocast(config.mixed_precision):
                     validation = evaluate(parallel_model, validation_loader, score, summarize)
                 run.log_evaluation("validation", step, validation)
             stop.agree()
@@ -119,7 +122,7 @@ def train(config: TrainConfig) -> None:
 
         test = None
         if not stop.reason:
-            with run.stopwatch.paused(), devices.autocast(config.mixed_precision):
+            with run.evaluating(), devices.autocast(config.mixed_precision):
                 test = evaluate(parallel_model, test_loader, score, summarize)
             run.log_evaluation("test", run.steps_done, test)
 

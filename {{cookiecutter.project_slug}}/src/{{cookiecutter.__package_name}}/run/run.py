@@ -1,7 +1,8 @@
 """One training run: its folder, log, checkpoints, stopwatch and check for NaN, in one object."""
 
 import sys
-from contextlib import AbstractContextManager, ExitStack
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from types import TracebackType
 from typing import Any, Literal, Self
 
@@ -123,6 +124,12 @@ class Run(AbstractContextManager["Run"]):
         """Whether validation has not improved for as long as `patience` allows."""
         return self.checkpoints.has_ended
 
+    @contextmanager
+    def evaluating(self) -> Iterator[None]:
+        """Let the model have the averaged weights inside, and stop the watch."""
+        with self.stopwatch.paused(), self.state.average.applied():
+            yield
+
     def save(self, step: int) -> None:
         """Save a checkpoint after `step`, which is written while training continues.
 
@@ -157,7 +164,7 @@ class Run(AbstractContextManager["Run"]):
         """
         train_seconds = self.stopwatch.seconds
         self.checkpoints.wait()
-        weights = self.state.weights() if test else {}
+        weights = self.state.averaged_weights() if test else {}
         if not self.plan.devices.is_main_process:
             return
         summary = summarize_run(

@@ -51,6 +51,9 @@ class RunConfig:
     max_grad_norm: Annotated[float, Ge(0)] = 1.0
     """Clip the gradient of a step to this L2 norm; 0 is off (the norm is still logged)."""
 
+    ema_decay: Annotated[float, Ge(0), Lt(1)] = 0.0
+    """Evaluate and keep an exponential moving average of the weights, such as 0.999; 0 is off."""
+
     placement: Placement = "auto"
     """Required devices and strategy; auto uses what the launcher and the machine offer."""
 
