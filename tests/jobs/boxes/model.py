@@ -1,0 +1,53 @@
+"""Predicts boxes; the loss is over boxes, whose number differs from picture to picture."""
+
+import math
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import smooth_l1_loss
+
+from .config import TrainConfig
+from .data import Pictures
+
+BEST_RESULT: tuple[str, Literal["lowest", "highest"]] = ("loss", "lowest")
+
+
+class Detector(nn.Module):
+    def __init__(self, most: int) -> None:
+        super().__init__()
+        self.most = most
+        self.layers = nn.Sequential(nn.Linear(256, 32), nn.ReLU(), nn.Linear(32, 4 * most))
+
+    def forward(self, pixels: Tensor) -> dict[str, Tensor]:
+        return {"boxes": self.layers(pixels.flatten(1)).view(-1, self.most, 4)}
+
+
+SHARD_UNITS: tuple[type[nn.Module], ...] = ()
+
+
+def make_model(config: TrainConfig, info: dict[str, Any]) -> nn.Module:
+    return Detector(info["most"])
+
+
+def _losses(model: nn.Module, batch: Pictures) -> tuple[Tensor, Tensor]:
+    boxes = model(batch.pixels)["boxes"]
+    losses = smooth_l1_loss(boxes, batch.boxes, reduction="none").sum(dim=2)
+    places = torch.arange(losses.shape[1], device=losses.device)
+    return losses * (places < batch.num_boxes[:, None]), boxes
+
+
+def compute_loss(model: nn.Module, batch: Pictures) -> tuple[Tensor, Tensor]:
+    losses, _ = _losses(model, batch)
+    return losses.sum(), batch.num_boxes.sum()
+
+
+def score(model: nn.Module, batch: Pictures) -> dict[str, Tensor]:
+    losses, boxes = _losses(model, batch)
+    return {"losses": losses, "boxes": boxes, "num_boxes": batch.num_boxes}
+
+
+def summarize(scores: dict[str, Tensor]) -> dict[str, float]:
+    total = int(scores["num_boxes"].sum())
+    mean = scores["boxes"].double().mean().item()
+    return {"loss": math.fsum(scores["losses"].flatten().tolist()) / total, "mean_corner": mean}
