@@ -38,10 +38,14 @@ def test_a_job_keeps_its_bits_through_processes_strategies_and_stops(
 ) -> None:
     single = train(job, tmp_path / "single", "train", *SETTINGS)
     assert single.summary["exact"]
-    for program, num_processes in (
-        *(("train", 2), ("reference.single", 1)),
-        *(("reference.ddp", 2), ("reference.fsdp2", 2)),
-    ):
+    programs = [("train", 2), ("reference.single", 1), ("reference.ddp", 2)]
+    if "No gradient" in launch(job, "train", "--plan"):
+        refused = start(job, "reference.fsdp2", *SETTINGS, "--run-dir", tmp_path / "refused")
+        printed, _ = refused.communicate(timeout=100)
+        assert refused.returncode == 2 and "FSDP2 needs that of every parameter" in printed
+    else:
+        programs.append(("reference.fsdp2", 2))
+    for program, num_processes in programs:
         other = train(
             job,
             tmp_path / f"{program}-{num_processes}",

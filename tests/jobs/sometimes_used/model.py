@@ -26,8 +26,8 @@ class Network(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         x = torch.tanh(self.frozen(x.flatten(1)))
         x = torch.tanh(linear(torch.tanh(self.first(x)), self.second.weight.T))
-        # By the batch: half of the micro-batches, and in some steps none on some ranks.
-        if self.training and float(x.detach().sum()) > 0:
+        # About half of the micro-batches, so that a rank may use it where another does not.
+        if self.training and float(x.detach().sum()) > -3.6:
             x = x + self.branch(x)
         return self.head(x)
 
