@@ -123,6 +123,14 @@ def faults(session: nox.Session) -> None:
     session.run("pytest", "tests/thorough/test_faults.py", *session.posargs)
 
 
+@nox.session
+def jobs(session: nox.Session) -> None:
+    """Put each job of tests/jobs in the starter's place, and compare its placements (minutes)."""
+    share_runtime(session)
+    install(session, *TEST_GROUP)
+    session.run("pytest", "tests/thorough/test_jobs.py", *session.posargs)
+
+
 @nox.session(venv_backend="none")
 def gpu(session: nox.Session) -> None:
     """Compare precisions and placements on this machine's GPUs, with the torch of this Python.

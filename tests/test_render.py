@@ -65,6 +65,7 @@ FILES = """
     src/my_run/distributed/signals.py
     src/my_run/evaluate.py
     src/my_run/exact/__init__.py
+    src/my_run/exact/average.py
     src/my_run/exact/batch_norm.py
     src/my_run/exact/fsdp2.py
     src/my_run/exact/gradients.py
