@@ -1,10 +1,11 @@
-"""Remove what the answers do not want, name the package, make a first commit, say what is next.
+"""Keep the files that the answers ask for, name the package, make a first commit, say what is next.
 
 It runs in the rendered project folder. No answer is pasted into its code: JSON in a raw string
 escapes every quote and every control character, so that none can end the string. It imports
 little, because every rendering waits for it.
 """
 
+import itertools
 import json
 import os
 import shlex
@@ -16,6 +17,8 @@ ANSWERS = json.loads(r"""{{ cookiecutter | tojson }}""")
 [FAULT] = json.loads(r"""[{{ cookiecutter | fault | tojson }}]""")
 
 CI_FILES = {"github": ".github/workflows/tests.yml", "gitlab": ".gitlab-ci.yml", "none": None}
+# Its folders hold the files that differ by starter: tests, and modules of the package.
+STARTERS = "starters"
 # Files here are copied with the package's default name, so that ruff and an editor read them in the
 # template, and no rendering waits for Jinja to compile each.
 NAMING_FOLDERS = ("launch", "tests")
@@ -34,6 +37,7 @@ def main() -> None:
     if FAULT:
         sys.exit(FAULT)
     remove_other_services()
+    put_starter_in_place()
     if ANSWERS["__package_name"] != DEFAULT_PACKAGE:
         name_package()
     if "_commit" in ANSWERS:
@@ -86,6 +90,24 @@ def remove_other_services() -> None:
                 os.removedirs(folder)
 
 
+def put_starter_in_place() -> None:
+    """Move the chosen starter's files to the package and the tests, and remove the others."""
+    if ANSWERS["starter"] not in os.listdir(STARTERS):
+        sys.exit(f"starter ({ANSWERS['starter']!r}) is none of {', '.join(os.listdir(STARTERS))}")
+    chosen = os.path.join(STARTERS, ANSWERS["starter"])
+    for folder, _, names in os.walk(STARTERS, topdown=False):
+        for name in names:
+            path = os.path.join(folder, name)
+            make_writable(path)
+            if folder != chosen:
+                os.remove(path)
+            elif name.startswith("test_"):
+                os.rename(path, os.path.join("tests", name))
+            else:
+                os.rename(path, os.path.join("src", ANSWERS["__package_name"], name))
+        os.rmdir(folder)
+
+
 def make_writable(path: str) -> None:
     """Let a file be changed that has the mode of a template that may only be read."""
     os.chmod(path, os.stat(path).st_mode | 0o200)
@@ -93,8 +115,8 @@ def make_writable(path: str) -> None:
 
 def name_package() -> None:
     """Write the package's name in place of the default one."""
-    for folder in NAMING_FOLDERS:
-        for name in os.listdir(folder):
+    for folder, _, names in itertools.chain(*map(os.walk, NAMING_FOLDERS)):
+        for name in names:
             if name.endswith((".py", ".yaml")):
                 path = os.path.join(folder, name)
                 make_writable(path)

@@ -253,13 +253,13 @@ def test_the_hook_and_the_checks_call_no_shell_and_nothing_of_one_system() -> No
             )
         }
         portable = {"collections", "functools", "jinja2", "json", "keyword", "os", "pathlib", "re"}
-        assert modules <= portable | {"shlex", "subprocess", "sys", "unicodedata"}
+        assert modules <= portable | {"itertools", "shlex", "subprocess", "sys", "unicodedata"}
         calls = {ast.unparse(node.func) for node in ast.walk(tree) if isinstance(node, ast.Call)}
         of_os = {call for call in calls if call.startswith("os.")}
         portable = {"dirname", "exists", "join"}
         assert of_os <= {f"os.path.{name}" for name in portable} | {
             *("os.environ.items", "os.getcwd", "os.listdir", "os.remove", "os.removedirs"),
-            *("os.chmod", "os.dup2", "os.open", "os.stat"),
+            *("os.chmod", "os.dup2", "os.open", "os.rename", "os.rmdir", "os.stat"),
         }
         keywords = {node.arg for node in ast.walk(tree) if isinstance(node, ast.keyword)}
         assert not keywords & {"shell", "preexec_fn", "start_new_session", "umask"}
@@ -381,7 +381,7 @@ def test_a_project_stands_although_nobody_reads_what_is_printed(end: str, tmp_pa
     environment = clean_environment() | {"PYTHONUNBUFFERED": "1"}
     subprocess.run(f"{command} {end}", shell=True, env=environment, timeout=120)
     tests = tmp_path / "out" / "aa" / "tests"
-    assert "from aa.config import" in (tests / "test_config.py").read_text(encoding="utf-8")
+    assert "from aa.settings" in (tests / "test_config.py").read_text(encoding="utf-8")
     assert git(tmp_path / "out" / "aa", "status", "--porcelain") == ""
 
 

@@ -5,14 +5,10 @@ Start it with `python -m`, `torchrun -m` or `accelerate launch -m`.
 
 import os
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Literal
 
 from .batches.evaluation import Evaluation, evaluate
 from .batches.loaders import EvaluationLoader
-from .checkpoint.data_info import load_data_info
-from .checkpoint.resume import weights_folder
-from .checkpoint.weights import load_weights
 from .config import TrainConfig
 from .data import Split, collate, load_split
 from .distributed.accelerator import make_accelerator
@@ -21,21 +17,15 @@ from .distributed.process_group import leave_process_group
 from .exact.kernels import use_deterministic_kernels
 from .model import make_model, score, summarize
 from .run.tables import print_table
+from .run.trained import TrainedRun
 from .settings.command_line import parse_command_line
-from .settings.config_file import CONFIG_FILE, load_config
 from .settings.errors import errors_in_one_line
 from .settings.run_config import Precision
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvaluateConfig:
+class EvaluateConfig(TrainedRun):
     """Evaluate the trained model of a run folder on one split."""
-
-    run_dir: Path
-    """Folder of the run."""
-
-    checkpoint: str | None = None
-    """Weights to use: latest, best (by validation) or step_00000038; None uses the final ones."""
 
     split: Split = "test"
     """Split to evaluate on, without augmentation."""
@@ -54,7 +44,7 @@ def evaluate_run(settings: EvaluateConfig) -> Evaluation:
         SettingError: weights are missing or corrupted, or launcher and machine do not fit.
     """
     # Devices
-    trained = load_config(TrainConfig, settings.run_dir / CONFIG_FILE)
+    trained, info, model = settings.load(TrainConfig, make_model)
     is_single = int(os.environ.get("WORLD_SIZE", 1)) == 1
     config = replace(
         trained,
@@ -69,22 +59,23 @@ def evaluate_run(settings: EvaluateConfig) -> Evaluation:
     accelerator = make_accelerator(devices, config.mixed_precision)
 
     # Data
-    info = load_data_info(settings.run_dir)
     dataset = load_split(settings.split, config, info)
     loader = EvaluationLoader(dataset, collate, config, devices)
 
     # Model
-    model = make_model(config, info)
-    weights = weights_folder(settings.run_dir, settings.checkpoint)
-    load_weights(weights, model)
     model = accelerator.prepare_model(model, evaluation_mode=True)
 
     evaluation = evaluate(model, loader, score, summarize)
     if devices.is_main_process:
-        rows = {name.capitalize(): f"{value:.4f}" for name, value in evaluation.results.items()}
+        rows = {
+            name.capitalize().replace("_", " "): f"{value:.4f}"
+            for name, value in evaluation.results.items()
+        }
         title = f"{settings.split.capitalize()} split, {evaluation.num_samples} samples"
         processes = f"{devices.world_size} ({devices.strategy}, {devices.device.type})"
-        print_table(title, {**rows, "Processes": processes, "Weights": f"{weights}/"})
+        print_table(
+            title, {**rows, "Processes": processes, "Weights": f"{settings.weights_folder}/"}
+        )
     return evaluation
 
 

@@ -21,9 +21,9 @@ from .gradients import GradientSum
 class StepSums:
     """Losses, items, gradients and BatchNorm statistics of a step; made after wrapping the model.
 
-    `compute_loss` returns the number of items as an int if every sample counts the same: then it
-    is known in advance, and dividing by it costs nothing. As a tensor, it is summed over
-    micro-batches and ranks, and the gradient is rescaled.
+    `compute_loss` returns the number of items as an int if every sample has as many: then it is
+    known in advance, and dividing by it costs nothing. As a tensor, it is summed over micro-batches
+    and ranks, and the gradient is rescaled.
 
     Args:
         parallel_model: The wrapped model.
@@ -31,6 +31,7 @@ class StepSums:
         plan: Plan of the run.
         without_gradient: Parameters that may get no gradient in a step; the optimizer skips them
             there. All others count as used in every step.
+        items_per_sample: Of each sample; None if it varies.
 
     Raises:
         SettingError: FSDP2 cannot have such parameters.
@@ -42,6 +43,7 @@ class StepSums:
         model: nn.Module,
         plan: Plan,
         without_gradient: list[str],
+        items_per_sample: int | None,
     ) -> None:
         if without_gradient and plan.devices.strategy == "fsdp2":
             # Its ranks exchange the gradients that they have: these may be others on each.
@@ -60,22 +62,24 @@ class StepSums:
         self.items = torch.zeros(plan.passes_per_step, device=device, dtype=_wide(device))
         """(passes per step,): what they are sums over."""
 
-        self.items[plan.passes.start : plan.passes.stop] = plan.samples_per_pass
-        self.counts_samples = True
+        self.items_per_pass = (items_per_sample or 1) * plan.samples_per_pass
+        self.items[plan.passes.start : plan.passes.stop] = self.items_per_pass
+        self.is_constant = True
         self.parameters = [p for p in parallel_model.parameters() if p.requires_grad]
         self.optional = [p for n, p in model.named_parameters() if n in without_gradient]
         self.is_used = torch.zeros(len(self.optional), dtype=torch.uint8, device=device)
         for index, parameter in enumerate(self.optional):
             parameter.register_hook(self._mark_used(index))  # type: ignore[no-untyped-call]
 
-    def per_sample(self, loss: Tensor) -> Tensor:
+    def per_item(self, loss: Tensor) -> Tensor:
         """Return the sum of a pass's losses as their mean, connected to every parameter.
 
-        DDP waits for the gradient of each parameter: one that this pass does not use gets none,
-        but is ready.
+        Where the number of items varies, it is the mean over samples, which `finish` rescales. DDP
+        waits for the gradient of each parameter: one that this pass does not use gets none, but is
+        ready.
         """
         connected: Tensor = _Connect.apply(loss, *self.parameters)  # type: ignore[no-untyped-call]
-        return connected / self.plan.samples_per_pass
+        return connected / self.items_per_pass
 
     def collect(self, k: int, loss: Tensor, items: int | Tensor) -> None:
         """Collect forward pass k of the step, after its backward pass."""
@@ -84,19 +88,20 @@ class StepSums:
         self.losses[k] = loss.detach()
         if isinstance(items, Tensor):
             self.items[k] = items.detach()
-            self.counts_samples = False
-        elif items != self.plan.samples_per_pass:
+            self.is_constant = False
+        elif items != self.items_per_pass:
             raise SettingError(
                 f"model.py: compute_loss returned {items} as the number of items of "
-                f"{self.plan.samples_per_pass} samples; return it as a tensor if it varies"
+                f"{self.plan.samples_per_pass} samples, and {self.items_per_pass} before; return "
+                "it as a tensor if it varies"
             )
 
     def finish(self) -> None:
         """Divide the gradient by the items of the global batch; all ranks call it."""
         self.batch_norm.finish()
-        if not self.counts_samples:
+        if not self.is_constant:
             total = sum_over_ranks(self.items.clone()).sum()
-            factor = (self.plan.config.global_batch_size / total).float()
+            factor = (self.items_per_pass * self.plan.passes_per_step / total).float()
             for gradient in self._gradients():
                 gradient.mul_(factor)
         for parameter in self.parameters:
@@ -109,10 +114,10 @@ class StepSums:
                     parameter.grad = None
             self.is_used.zero_()
 
-    def mean_loss(self) -> float:
-        """Return the loss per item of the global batch; all ranks call it."""
+    def mean_loss(self) -> tuple[float, float]:
+        """Return the loss per item of the global batch, and their number; all ranks call it."""
         losses, items = (sum_over_ranks(t.clone()) for t in (self.losses, self.items))
-        return exact_mean(losses, items)
+        return exact_mean(losses, items), items.sum().item()
 
     def _gradients(self) -> list[Tensor]:
         """Return the local part of each gradient."""

@@ -21,7 +21,7 @@ from ..distributed.signals import StopSignals
 from ..exact.average import WeightAverage
 from ..exact.kernels import use_deterministic_kernels
 from ..exact.step import StepSums
-from ..model import BEST_RESULT, compute_loss, make_model, score, summarize
+from ..model import BEST_RESULT, ITEMS, compute_loss, make_model, score, summarize
 from ..optimizer import make_optimizer, set_learning_rate
 from ..pictures import draw_pictures
 from ..run.folder import RunFolder
@@ -68,20 +68,23 @@ def train(config: TrainConfig) -> None:
     average = WeightAverage(model, config.ema_decay)
     state = TrainingState(devices, model, optimizer, scaler, average)
     state.restore(start, run_folder.checkpoint)
-    sums = StepSums(parallel_model, model, plan, trial.without_gradient)
+    sums = StepSums(parallel_model, model, plan, trial.without_gradient, trial.items_per_sample)
 
     # Loop
     batches = make_train_batches(train_set, collate, plan)
     validation_loader = EvaluationLoader(validation_set, collate, config, devices)
     test_loader = EvaluationLoader(test_set, collate, config, devices)
-    with Run(plan, run_folder, state, BEST_RESULT) as run, StopSignals(devices) as stop:
+    with (
+        Run(plan, run_folder, state, trial, BEST_RESULT, ITEMS) as run,
+        StopSignals(devices) as stop,
+    ):
         for step in plan.steps:
             for k in plan.passes:
                 batch = next(batches)
                 plan.seed_forward(step, k)
                 with devices.autocast(config.mixed_precision):
                     loss, items = compute_loss(parallel_model, batch)
-                torch.autograd.backward(scaler.scale(sums.per_sample(loss) / len(plan.passes)))
+                torch.autograd.backward(scaler.scale(sums.per_item(loss) / len(plan.passes)))
                 sums.collect(k, loss, items)
             sums.finish()
             scaler.unscale_(optimizer)

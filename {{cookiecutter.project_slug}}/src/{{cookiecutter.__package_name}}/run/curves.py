@@ -8,6 +8,7 @@ from typing import Any
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogFormatter
 
 CURVES_FILE = "curves.png"
 STYLE: dict[Any, Any] = {
@@ -58,6 +59,9 @@ def _draw_metric(axes: Axes, metrics: Sequence[Mapping[str, Any]], name: str) ->
     axes.set_xlabel("optimizer step")
     if name == "loss" and all(line["loss"] is None or line["loss"] > 0 for line in metrics):
         axes.set_yscale("log")
+        # Plain numbers; where the range is narrow, not of powers of ten alone.
+        axes.yaxis.set_major_formatter(LogFormatter(labelOnlyBase=False))
+        axes.yaxis.set_minor_formatter(LogFormatter(labelOnlyBase=False, minor_thresholds=(2, 0.5)))
     if name == "learning_rate":
         axes.yaxis.set_major_formatter("{x:g}")
     elif axes.lines:

@@ -12,8 +12,10 @@ from ..batches.evaluation import Evaluation
 from ..batches.plan import Plan
 from .folder import RunFolder
 from .metrics_file import append_metrics
+from .speed import Speed
 from .stopwatch import Stopwatch
 from .trackers import Tracker
+from .trial import Trial
 
 
 class RunLog(AbstractContextManager["RunLog"]):
@@ -22,10 +24,12 @@ class RunLog(AbstractContextManager["RunLog"]):
     On a terminal there is a progress bar; elsewhere each logged step is a line.
     """
 
-    def __init__(self, plan: Plan, folder: RunFolder, stopwatch: Stopwatch) -> None:
+    def __init__(
+        self, plan: Plan, folder: RunFolder, stopwatch: Stopwatch, trial: Trial, items: str
+    ) -> None:
         self.plan = plan
         self.folder = folder
-        self.stopwatch = stopwatch
+        self.speed = Speed(plan, stopwatch, trial, items)
         self.is_main_process = plan.devices.is_main_process
         self.tracker = Tracker(
             plan.config,
@@ -34,7 +38,6 @@ class RunLog(AbstractContextManager["RunLog"]):
             first_step=plan.start_step + 1,
         )
         self.console = Console(highlight=False)
-        self._last = (plan.start_step, stopwatch.seconds)  # At the last training line.
         self._bar = Progress(
             TextColumn("step"),
             MofNCompleteColumn(),
@@ -71,15 +74,20 @@ class RunLog(AbstractContextManager["RunLog"]):
         """Show `step` steps as done."""
         self._bar.update(self._task, completed=step)
 
-    def training(self, step: int, *, loss: float, grad_norm: float, learning_rate: float) -> None:
-        """Record a training step; its speed is the mean since the last one that was recorded."""
-        (last_step, last_seconds), seconds = self._last, self.stopwatch.seconds
-        self._last = step, seconds
-        samples = (step - last_step) * self.plan.config.global_batch_size
-        speed = samples / max(seconds - last_seconds, 1e-9)
-        values = {"loss": loss, "grad_norm": grad_norm, "learning_rate": learning_rate}
-        self._record("train", step, {**values, "samples_per_second": speed})
-        state = f"loss {loss:.4f}  lr {learning_rate:.2e}  {speed:,.0f} samples/s"
+    def training(self, step: int, values: Mapping[str, float], items: float) -> None:
+        """Record a training step; its speed is the mean since the last one that was recorded.
+
+        Args:
+            step: Optimizer step.
+            values: Loss, gradient norm and learning rate.
+            items: Number of items in the step.
+        """
+        if not self.is_main_process:
+            return
+        speeds = self.speed.since_last(step, items)
+        self._record("train", step, {**values, **speeds})
+        state = f"loss {values['loss']:.4f}  lr {values['learning_rate']:.2e}"
+        state += f"  {speeds[self.speed.name]:,.0f} {self.speed.items}/s"
         self._bar.update(self._task, state=state)
         if self._bar.disable:
             self._print("train", step, state)
@@ -103,4 +111,6 @@ class RunLog(AbstractContextManager["RunLog"]):
     def _print(self, split: str, step: int, text: str) -> None:
         if self.is_main_process:
             total = str(self.plan.total_steps)
-            self.console.print(f"step {step:>{len(total)}}/{total}  {split:<10}  {text}")
+            self.console.print(
+                f"step {step:>{len(total)}}/{total}  {split:<10}  {text}", soft_wrap=True
+            )

@@ -13,12 +13,14 @@ from ..batches.plan import Plan
 from ..checkpoint.checkpoints import Checkpoints
 from ..checkpoint.state import TrainingState
 from ..distributed.finite import FiniteCheck
+from ..exact.buffers import warn_about_buffers
 from ..settings.errors import RunError, SettingError
 from .folder import RunFolder
 from .log import RunLog
 from .metrics_file import METRICS_FILE
 from .stopwatch import Stopwatch
 from .summary import DrawPictures, draw_safely, print_results, summarize_run, write_results
+from .trial import Trial
 
 BestResult = tuple[str, Literal["lowest", "highest"]]
 
@@ -30,12 +32,17 @@ class Run(AbstractContextManager["Run"]):
     """
 
     def __init__(
-        self, plan: Plan, folder: RunFolder, state: TrainingState, best_result: BestResult
+        self,
+        plan: Plan,
+        folder: RunFolder,
+        state: TrainingState,
+        trial: Trial,
+        best_result: BestResult,
+        items: str,
     ) -> None:
-        self.plan = plan
+        self.plan, self.folder, self.state = plan, folder, state
+        self.trial, self.items = trial, items
         self.best_name, self.best_is = best_result
-        self.folder = folder
-        self.state = state
         self.steps_done = plan.start_step
         self.checkpoint_seconds = 0.0
         """Seconds that the loop has waited for checkpoints."""
@@ -59,7 +66,8 @@ class Run(AbstractContextManager["Run"]):
             )
             self.checkpoints = parts.enter_context(checkpoints)
             self.stopwatch = Stopwatch(start.train_seconds, self.plan.devices.device)
-            self.log = parts.enter_context(RunLog(self.plan, self.folder, self.stopwatch))
+            log = RunLog(self.plan, self.folder, self.stopwatch, self.trial, self.items)
+            self.log = parts.enter_context(log)
             self.stopwatch.start()
             self._parts = parts.pop_all()
         return self
@@ -76,6 +84,8 @@ class Run(AbstractContextManager["Run"]):
         """Count `step` as done."""
         self.steps_done = step
         self.log.advance(step)
+        if step == self.plan.start_step + 2:
+            warn_about_buffers(self.state.model, self.plan.devices)
 
     def check(self) -> None:
         """Stop the run if a step on any rank was not finite, or a checkpoint was not written.
@@ -91,23 +101,23 @@ class Run(AbstractContextManager["Run"]):
             )
         self.checkpoints.check()
 
-    def log_training(self, step: int, loss: float, grad_norm: Tensor, learning_rate: float) -> None:
+    def log_training(
+        self, step: int, mean_loss: tuple[float, float], grad_norm: Tensor, learning_rate: float
+    ) -> None:
         """Log a training step.
 
         Args:
             step: Optimizer step, from 1.
-            loss: Mean over the items of the global batch.
+            mean_loss: Mean over the items of the global batch, and their number.
             grad_norm: (), of the whole gradient before clipping.
             learning_rate: Of this step.
         """
-        self.log.training(step, loss=loss, grad_norm=grad_norm.item(), learning_rate=learning_rate)
+        loss, items = mean_loss
+        values = {"loss": loss, "grad_norm": grad_norm.item(), "learning_rate": learning_rate}
+        self.log.training(step, values, items)
 
     def log_evaluation(self, split: str, step: int, evaluation: Evaluation) -> None:
-        """Log an evaluation; the best validation makes a checkpoint due.
-
-        Raises:
-            SettingError: `summarize` did not return the result that says which is best.
-        """
+        """Log an evaluation; the best validation makes a checkpoint due."""
         if self.best_name not in evaluation.results:
             raise SettingError(
                 f"model.py: summarize returned {', '.join(evaluation.results)} and BEST_RESULT is "

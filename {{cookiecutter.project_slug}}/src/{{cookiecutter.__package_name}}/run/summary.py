@@ -104,7 +104,10 @@ def print_results(folder: RunFolder, summary: Mapping[str, Any], test: Evaluatio
     print_table(
         "Result",
         {
-            **{f"Test {name}": f"{value:.4f}" for name, value in test.results.items()},
+            **{
+                f"Test {name}".replace("_", " "): f"{value:.4f}"
+                for name, value in test.results.items()
+            },
             "Test samples": f"{test.num_samples}",
             "Training": training,
             "Run folder": f"{folder.path}/",

@@ -51,7 +51,12 @@ class Tracker:
         self._tracker = tracker_class(project, *folder, **arguments)
         self._tracker.start()
         if known is None:  # MLflow refuses to log settings twice.
-            settings = {name: value for name, value in config.saved().items() if value is not None}
+            # TensorBoard takes no lists.
+            settings = {
+                name: value if isinstance(value, int | float) else str(value)
+                for name, value in config.saved().items()
+                if value is not None
+            }
             self._tracker.store_init_configuration(settings)
             known = arguments.get("id") or arguments.get("name")
             if config.tracker == "mlflow":

@@ -1,13 +1,13 @@
 """A trial before training: one micro-batch through the user's files, with errors that name them."""
 
-from collections.abc import Callable, Iterator, Mapping, Sized
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.data import IterableDataset
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
 
 from ..batches.evaluation import Score, Summarize, check_rows
 from ..batches.loaders import Collate, MapDataset
@@ -15,10 +15,12 @@ from ..batches.sampling import sample_order
 from ..batches.seeds import seed_torch
 from ..settings.errors import SettingError
 from ..settings.run_config import RunConfig
+from .contract import ComputeLoss, check_layers, check_loss, check_set, check_sum
 from .users_code import call_users, errors_named, read_batch
 
 NUM_SCORED = 64
-ComputeLoss = Callable[[nn.Module, Any], tuple[Tensor, int | Tensor]]
+# A large model is tried with two samples, because a CPU would need minutes for more.
+LARGE_MODEL_PARAMETERS = 10_000_000
 
 
 @dataclass(frozen=True)
@@ -30,6 +32,12 @@ class Trial:
 
     changed_buffers: list[str]
     """Buffers that a forward pass changes, other than those of BatchNorm."""
+
+    items_per_sample: int | None
+    """Items that the loss of one sample is over; None if their number varies."""
+
+    flops_per_sample: float
+    """FLOPs of matrix products, convolutions and attention, forward and backward."""
 
 
 def try_out(
@@ -46,17 +54,19 @@ def try_out(
         SettingError: a function of the user's files fails, or does not return what it should.
     """
     for split, dataset in {"train": train_set, "validation": validation_set}.items():
-        _check_set(split, dataset)
-    _check_layers(model)
+        check_set(split, dataset)
+    check_layers(model)
     order = sample_order(len(train_set), config.seed, epoch=0)
-    samples = order[: config.micro_batch_size].tolist()
+    samples = order[: _num_tried(model, config.micro_batch_size)].tolist()
     before = {name: buffer.clone() for name, buffer in model.named_buffers()}
     batch = read_batch(train_set, collate, samples)
     seed_torch(0)
-    seed_torch(0)
-    loss = _check_loss(call_users("compute_loss", compute_loss, model, batch), len(samples))
-    with errors_named("model.py", "the backward pass of compute_loss"):
-        torch.autograd.backward(loss)
+    # The counter knows no other kernel of attention on a CPU.
+    with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
+        result = call_users("compute_loss", compute_loss, model, batch)
+        loss, items_per_sample = check_loss(result, len(samples))
+        with errors_named("model.py", "the backward pass of compute_loss"):
+            torch.autograd.backward(loss)
     trainable = {name: p for name, p in model.named_parameters() if p.requires_grad}
     without = [name for name, parameter in trainable.items() if parameter.grad is None]
     if len(without) == len(trainable):
@@ -66,72 +76,16 @@ def try_out(
     changed = _restore_buffers(model, before)
     model.zero_grad()
     with _evaluating(model):
-        _check_sum(compute_loss, model, validation_set, collate, config.micro_batch_size)
-    return Trial(without, changed)
+        size = _num_tried(model, config.micro_batch_size) // 2 or 1
+        check_sum(compute_loss, model, validation_set, collate, size)
+    flops_per_sample = counter.get_total_flops() / len(samples)
+    return Trial(without, changed, items_per_sample, flops_per_sample)
 
 
-def _check_set(split: str, dataset: Any) -> None:
-    if isinstance(dataset, IterableDataset) or not (
-        isinstance(dataset, Sized)
-        and (hasattr(dataset, "__getitem__") or hasattr(dataset, "__getitems__"))
-    ):
-        raise SettingError(
-            f"data.py: load_split returned a {type(dataset).__name__} for {split}, which has no "
-            "length or no access by index; return a map-style data set, such as an index over "
-            "shards or a memory-mapped file"
-        )
-    if not len(dataset):
-        raise SettingError(f"data.py: load_split returned no samples for {split}")
-
-
-def _check_layers(model: nn.Module) -> None:
-    for name, module in model.named_modules():
-        if isinstance(module, nn.SyncBatchNorm):
-            raise SettingError(
-                f"model.py: {name} is a SyncBatchNorm, whose result depends on the number of "
-                "processes; use BatchNorm, whose running statistics are kept alike on all ranks"
-            )
-        if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.momentum is None:
-            raise SettingError(
-                f"model.py: {name} is a BatchNorm with momentum None; use a number, such as 0.1"
-            )
-
-
-def _check_loss(result: Any, num_samples: int) -> Tensor:
-    """Return the loss of what compute_loss returned."""
-    if not (isinstance(result, tuple) and len(result) == 2):
-        raise SettingError(
-            f"model.py: compute_loss returned a {type(result).__name__}; return the sum of the "
-            "losses and the number of items that it is over, (loss, items)"
-        )
-    loss, items = result
-    if not isinstance(loss, Tensor) or loss.numel() != 1 or not loss.is_floating_point():
-        found = tuple(loss.shape) if isinstance(loss, Tensor) else type(loss).__name__
-        raise SettingError(f"model.py: compute_loss returned {found} as the loss; return a scalar")
-    is_count = isinstance(items, Tensor) and items.numel() == 1
-    if not is_count and items != num_samples:
-        raise SettingError(
-            f"model.py: compute_loss returned {items} as the number of items of {num_samples} "
-            "samples; return their number, or a scalar tensor if it varies"
-        )
-    return loss
-
-
-def _check_sum(
-    compute_loss: ComputeLoss, model: nn.Module, dataset: MapDataset, collate: Collate, size: int
-) -> None:
-    """Check that the loss of samples that are there twice is twice their loss."""
-    samples = list(range(min(size, len(dataset))))
-    batches = [read_batch(dataset, collate, some) for some in (samples, 2 * samples)]
-    (once, items), (twice, more) = (
-        call_users("compute_loss", compute_loss, model, batch) for batch in batches
-    )
-    is_mean = abs(float(twice) - float(once)) < 1e-3 * abs(float(once))
-    if is_mean and float(more) == 2 * float(items):
-        raise SettingError(
-            "model.py: compute_loss returned a mean; return the sum of the losses, such as "
-            'cross_entropy(..., reduction="sum"), and the number of items that it is over'
-        )
+def _num_tried(model: nn.Module, most: int) -> int:
+    """Return the number of samples to try."""
+    num_parameters = sum(parameter.numel() for parameter in model.parameters())
+    return min(most, 2 if num_parameters > LARGE_MODEL_PARAMETERS else NUM_SCORED)
 
 
 @contextmanager
@@ -152,15 +106,22 @@ def try_out_scores(
     summarize: Summarize,
     best_result: tuple[str, str],
 ) -> None:
-    """Score and summarize some samples of the validation split on the CPU.
+    """Score some samples of the validation split on the CPU; summarize them, if they are many.
+
+    Few samples, as of a large model, may be too few to summarize: of one class, for example.
 
     Raises:
         SettingError: a function of the user's files fails, or does not return what it should.
     """
-    stride = max(1, len(validation_set) // NUM_SCORED)
-    samples = list(range(0, len(validation_set), stride))[:NUM_SCORED]
+    num_scored = _num_tried(model, NUM_SCORED)
+    stride = max(1, len(validation_set) // num_scored)
+    samples = list(range(0, len(validation_set), stride))[:num_scored]
     with _evaluating(model):
-        rows = call_users("score", score, model, read_batch(validation_set, collate, samples))
+        # The last batch of an evaluation may have one sample.
+        rows, one = (
+            call_users("score", score, model, read_batch(validation_set, collate, some))
+            for some in (samples, samples[:1])
+        )
     if not isinstance(rows, Mapping):
         raise SettingError(
             f"model.py: score returned a {type(rows).__name__}; return a dictionary of tensors "
@@ -168,6 +129,9 @@ def try_out_scores(
         )
     for name, values in rows.items():
         check_rows(name, values, len(samples))
+        check_rows(name, one.get(name), 1)
+    if num_scored < NUM_SCORED:
+        return
     results = call_users("summarize", summarize, dict(rows))
     if not isinstance(results, Mapping) or not all(
         isinstance(value, int | float) for value in results.values()

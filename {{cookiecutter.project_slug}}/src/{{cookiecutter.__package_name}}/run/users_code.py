@@ -8,7 +8,7 @@ from typing import Any
 
 from ..batches.loaders import Collate, MapDataset, MicroBatchReader
 from ..batches.sampling import MicroBatch
-from ..settings.errors import SettingError
+from ..settings.errors import SettingError, nondeterministic_operation
 
 
 @contextmanager
@@ -28,8 +28,12 @@ def errors_named(file: str, function: str) -> Iterator[None]:
         own = [f for f in frames if Path(f.filename).parent == package]
         where = f"{Path(own[-1].filename).name}, line {own[-1].lineno}" if own else file
         message = " ".join(str(error).split())[:300]
+        advice = nondeterministic_operation(error)
         raise SettingError(
-            f"{where}: {function} failed on the first samples: {type(error).__name__}: {message}"
+            f"{where}: {advice}"
+            if advice
+            else f"{where}: {function} failed on the first samples: "
+            f"{type(error).__name__}: {message}"
         ) from error
 
 

@@ -2,7 +2,7 @@
 
 import sys
 from collections.abc import Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -76,9 +76,8 @@ def parse_config(settings: type[Config], argv: Sequence[str] | None = None) -> C
             flags = {text.partition("=")[0].replace("_", "-") for text in arguments}
             if "--config" in flags:
                 raise SettingError("--config was given twice; give one file, and flags beside it")
-            values = load_config(settings, Path(file)).saved()
+            default = load_config(settings, Path(file))
             if "--epochs" in flags:
-                values["max_steps"] = None  # It would override the flag.
-            default = settings(**values)
+                default = replace(default, max_steps=None)  # It would override the flag.
             break
     return parse_command_line(settings, arguments, default=default, description=DESCRIPTION)

@@ -15,6 +15,20 @@ class RunError(RuntimeError):
     """The run failed after it had started; checkpoints written before stay valid."""
 
 
+def nondeterministic_operation(error: BaseException) -> str | None:
+    """Return advice if an error is that of an operation without a deterministic kernel.
+
+    PyTorch raises it in exact runs, with the name of the operation.
+    """
+    operation, phrase, _ = str(error).partition(" does not have a deterministic implementation")
+    if not phrase:
+        return None
+    return (
+        f"{operation} has no deterministic kernel on this device, which exact sums need; use "
+        "another operation, or --no-exact"
+    )
+
+
 @contextlib.contextmanager
 def errors_in_one_line() -> Iterator[None]:
     """Print the two errors above as one line for each machine, and exit.
@@ -27,6 +41,12 @@ def errors_in_one_line() -> Iterator[None]:
     except (SettingError, RunError) as error:
         _print_once(f"error: {error}")
         raise SystemExit(2 if isinstance(error, SettingError) else 1) from None
+    except RuntimeError as error:
+        advice = nondeterministic_operation(error)
+        if advice is None:
+            raise
+        _print_once(f"error: {advice}")
+        raise SystemExit(2) from None
     except KeyboardInterrupt:
         _print_once("interrupted; the latest complete checkpoint is kept")
         # Wait neither for the thread that writes a checkpoint nor for ranks that have exited.

@@ -3,19 +3,19 @@
 from pathlib import Path
 
 import numpy as np
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from sklearn.metrics import ConfusionMatrixDisplay
-from torch import Tensor
 
 from .batches.evaluation import Evaluation
-from .data import DataInfo, Digits
+from .data import DataInfo, Images
 
 PREDICTIONS_FILE = "predictions.png"
 NUM_ROWS, NUM_COLUMNS = 5, 6
+# Of the classes in a confusion matrix: more numbers would not be legible.
+MOST_NUMBERS = 20
 
 
-def draw_pictures(folder: Path, test_set: Digits, test: Evaluation, info: DataInfo) -> None:
+def draw_pictures(folder: Path, test_set: Images, test: Evaluation, info: DataInfo) -> None:
     """Save samples with their predictions, mistakes first, beside the confusion matrix.
 
     Args:
@@ -41,7 +41,10 @@ def draw_pictures(folder: Path, test_set: Digits, test: Evaluation, info: DataIn
         title = names[predictions[index]]
         is_right = predictions[index] == targets[index]
         title += "" if is_right else f", is {names[targets[index]]}"
-        _draw_image(axes, test_set[index][0], title, color="black" if is_right else "#c00000")
+        axes.set_title(title, color="black" if is_right else "#c00000", fontsize=10)
+        # A grey image has a white background.
+        pixels = test_set[index][0].permute(1, 2, 0).numpy()
+        axes.imshow(pixels, cmap="gray_r", vmin=0, vmax=1)
     axes = right.subplots()
     ConfusionMatrixDisplay.from_predictions(
         targets,
@@ -50,13 +53,9 @@ def draw_pictures(folder: Path, test_set: Digits, test: Evaluation, info: DataIn
         display_labels=names,
         cmap="Blues",
         colorbar=False,
+        include_values=len(names) <= MOST_NUMBERS,
+        xticks_rotation="horizontal" if max(map(len, names)) <= 2 else "vertical",
         ax=axes,
     )
     axes.set_title("Confusion matrix", loc="left", weight="bold")
     figure.savefig(folder / PREDICTIONS_FILE)
-
-
-def _draw_image(axes: Axes, image: Tensor, title: str, *, color: str) -> None:
-    """Draw one image, (1, height, width)."""
-    axes.imshow(image[0].numpy(), cmap="gray_r", vmin=0, vmax=1)
-    axes.set_title(title, color=color, fontsize=10)

@@ -1,12 +1,12 @@
 """This project's settings and their defaults.
 
-Add a field here and it is a flag, a line of `config.yaml`, and an attribute of the `config` that
-`data.py`, `model.py` and `optimizer.py` are given. Paths become absolute, relative to the folder
-where the command is typed. The settings that every run has, such as `seed` and `placement`, are in
-`settings/run_config.py`; repeat a field to change its default.
+A field is a flag, a line of `config.yaml`, and an attribute of the `config` that the functions of
+`data.py`, `model.py` and `optimizer.py` get; a path becomes absolute. The settings of every run are
+in `settings/run_config.py`: repeat a field to change its default.
 """
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated
 
 from annotated_types import Ge
@@ -17,6 +17,12 @@ from .settings.run_config import RunConfig
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig(RunConfig):
     """Settings of one training run; the placement decides who computes, not what is computed."""
+
+    data_dir: Path | None = None
+    """Folder with a subfolder of images for each class; None is scikit-learn's digits."""
+
+    image_size: Annotated[int | None, Ge(4)] = None
+    """Height and width in pixels that images of data_dir are resized to; None is 32."""
 
     learning_rate: Annotated[float, Ge(0)] = 0.03
     """Peak learning rate; warm-up is linear, decay to zero follows a cosine."""

@@ -6,12 +6,11 @@ seed each), and to between 2e-6 and 3e-4 under SGD at 0.03 (two batch sizes, two
 on one CPU thread.
 """
 
-import math
-
 import torch
 from torch import nn
 
 from .config import TrainConfig
+from .run.schedule import scale_learning_rates, warmup_cosine
 
 
 def make_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
@@ -34,21 +33,5 @@ def set_learning_rate(
 
     Groups keep the ratio of the rates that they were made with.
     """
-    factor = learning_rate_factor(step, config, total_steps)
-    for group in optimizer.param_groups:
-        group["lr"] = group.setdefault("initial_lr", group["lr"]) * factor
-    return max(float(group["lr"]) for group in optimizer.param_groups)
-
-
-def learning_rate_factor(step: int, config: TrainConfig, total_steps: int) -> float:
-    """Return the part of the peak learning rate at step `step`, from 1: warm-up, then a cosine.
-
-    A function of the step alone, so that there is no scheduler to save. The cosine reaches zero
-    one step after the last.
-
-    Source: Loshchilov and Hutter, SGDR, 2017, equation 5, without restarts.
-    """
-    if step <= config.warmup_steps:
-        return step / config.warmup_steps
-    progress = (step - config.warmup_steps) / (total_steps + 1 - config.warmup_steps)
-    return 0.5 * (1 + math.cos(math.pi * progress))
+    factor = warmup_cosine(step, config.warmup_steps, total_steps)
+    return scale_learning_rates(optimizer, factor)

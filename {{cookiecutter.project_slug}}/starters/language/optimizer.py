@@ -1,0 +1,28 @@
+"""The optimizer, here AdamW, and its learning rate: replace this file by your own."""
+
+import torch
+from torch import nn
+
+from .config import TrainConfig
+from .run.schedule import scale_learning_rates, warmup_linear
+
+
+def make_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
+    """Return AdamW with two parameter groups: weight decay on matrices, not on norms."""
+    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    groups = [
+        {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": config.weight_decay},
+        {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(groups, lr=config.learning_rate, betas=(0.9, 0.95), foreach=True)
+
+
+def set_learning_rate(
+    optimizer: torch.optim.Optimizer, step: int, config: TrainConfig, total_steps: int
+) -> float:
+    """Set the learning rate of every parameter group for optimizer step `step`; return the highest.
+
+    Groups keep the ratio of the rates that they were made with.
+    """
+    factor = warmup_linear(step, config.warmup_steps, total_steps)
+    return scale_learning_rates(optimizer, factor)

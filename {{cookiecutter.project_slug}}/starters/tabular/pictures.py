@@ -1,0 +1,52 @@
+"""The pictures of a finished run: replace this file by your own, or leave `draw_pictures` empty."""
+
+from pathlib import Path
+from typing import Any
+
+from matplotlib.figure import Figure
+from sklearn.metrics import ConfusionMatrixDisplay, RocCurveDisplay
+
+from .batches.evaluation import Evaluation
+from .data import DataInfo
+
+PREDICTIONS_FILE = "predictions.png"
+# Of classes: more would not be legible.
+MOST_NAMES = 20
+
+
+def draw_pictures(folder: Path, test_set: Any, test: Evaluation, info: DataInfo) -> None:
+    """Save ROC curves beside the confusion matrix; or true numbers and residuals, as PNG."""
+    scores = {name: values.numpy() for name, values in test.scores.items()}
+    figure = Figure(figsize=(12, 5.6), dpi=150, layout="constrained")
+    figure.suptitle(f"{test.num_samples} test samples", weight="bold")
+    left, right = figure.subplots(1, 2)
+    if info["target"]:
+        mean, std = info["target"]["mean"], info["target"]["std"]
+        true, predicted = (scores[name] * std + mean for name in ("target", "prediction"))
+        left.scatter(predicted, true, s=16, alpha=0.6)
+        left.axline((mean, mean), slope=1, color="black", linestyle="--")
+        left.set(xlabel="Predicted value", ylabel="True value")
+        right.scatter(predicted, true - predicted, s=16, alpha=0.6)
+        right.axhline(0, color="black", linestyle="--")
+        right.set(xlabel="Predicted value", ylabel="Residual (true - predicted)")
+    else:
+        targets, probabilities = scores["target"], scores["probabilities"]
+        names = [name if len(name) <= 20 else f"{name[:19]}…" for name in info["classes"]]
+        for index in [1] if len(names) == 2 else range(len(names)):
+            if 0 < (targets == index).mean() < 1:
+                curve = targets == index, probabilities[:, index]
+                RocCurveDisplay.from_predictions(*curve, name=names[index], ax=left)
+        left.set(xlabel="False positive rate", ylabel="True positive rate")
+        if left.lines:
+            left.legend(loc="lower right", fontsize="small").set_visible(len(names) <= MOST_NAMES)
+        ConfusionMatrixDisplay.from_predictions(
+            *(targets, probabilities.argmax(axis=1)),
+            labels=range(len(names)),
+            display_labels=names,
+            cmap="Blues",
+            colorbar=False,
+            include_values=len(names) <= MOST_NAMES,
+            xticks_rotation="horizontal" if len(names) * max(map(len, names)) <= 40 else "vertical",
+            ax=right,
+        )
+    figure.savefig(folder / PREDICTIONS_FILE)
