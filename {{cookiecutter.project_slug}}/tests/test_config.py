@@ -5,7 +5,6 @@ from pathlib import Path
 
 import pytest
 
-from my_run.config import TrainConfig
 from my_run.distributed.launch import with_num_processes
 from my_run.settings.config_file import (
     as_yaml,
@@ -15,6 +14,7 @@ from my_run.settings.config_file import (
 from my_run.settings.errors import SettingError
 
 from .launching import launch
+from .tiny.config import TrainConfig
 
 
 def test_flags_set_their_fields() -> None:
@@ -40,6 +40,18 @@ def test_a_saved_config_reads_back_and_flags_override_it(tmp_path: Path) -> None
         parse_config(TrainConfig, ["--config", file, "--epochs=3", "--max-steps", "9"]).max_steps
         == 9
     )
+
+
+def test_paths_are_absolute_and_read_back_as_they_were(tmp_path: Path) -> None:
+    saved = TrainConfig(files=(Path("a.txt"), tmp_path / "b.txt"))
+    assert saved.files == (Path("a.txt").absolute(), tmp_path / "b.txt")
+    file = tmp_path / "config.yaml"
+    for config in (saved, TrainConfig()):
+        file.write_text(as_yaml(config), encoding="utf-8")
+        assert load_config(TrainConfig, file) == config
+        assert parse_config(TrainConfig, ["--config", str(file)]) == config
+    replaced = parse_config(TrainConfig, ["--config", str(file), "--files", str(tmp_path / "c")])
+    assert replaced.files == (tmp_path / "c",)
 
 
 def test_yaml_no_is_read_as_a_precision(tmp_path: Path) -> None:

@@ -2,7 +2,6 @@
 
 import copy
 import threading
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,15 +16,15 @@ from my_run.batches.seeds import (
     derive_seed,
     seed_forward,
 )
-from my_run.config import TrainConfig
 from my_run.distributed.devices import (
     Devices,
     find_devices,
 )
-from my_run.model import Classifier
 from my_run.reference import data_parallel, single
 
-from .launching import read_metrics, read_summary, weight_difference
+from .launching import read_metrics, read_summary, run_train, weight_difference
+from .tiny.config import TrainConfig
+from .tiny.model import Classifier
 
 NUM_REPLICAS = 2
 
@@ -84,14 +83,11 @@ def test_data_parallel_over_two_devices_repeats_the_single_device(
     def without_dropout(*arguments: object) -> Classifier:
         return Classifier(dropout=0.0)
 
-    programs: dict[str, Callable[[TrainConfig], None]] = {
-        "single": single.train,
-        "data_parallel": data_parallel.train,
-    }
+    programs = {"single": single, "data_parallel": data_parallel}
+    flags = ["--max-steps", 12, "--log-every", 4, "--tracker", "none", "--no-exact"]
     for name, program in programs.items():
-        monkeypatch.setattr(globals()[name], "make_model", without_dropout)
-        settings = TrainConfig(max_steps=12, log_every=4, tracker="none", exact=False)
-        program(replace(settings, run_dir=tmp_path / name))
+        monkeypatch.setattr(program, "make_model", without_dropout)
+        run_train(tmp_path / name, *flags, program=f"reference.{name}")
 
     summary = read_summary(tmp_path / "data_parallel")
     assert (summary["placement"], summary["world_size"]) == ("data_parallel", 1)

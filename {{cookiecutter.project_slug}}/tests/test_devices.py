@@ -5,7 +5,6 @@ import torch
 
 from my_run.batches.plan import Plan, make_plan
 from my_run.checkpoint.progress import Progress
-from my_run.config import TrainConfig
 from my_run.distributed.accelerator import (
     check_launcher,
 )
@@ -15,6 +14,8 @@ from my_run.run.trial import Trial
 from my_run.settings.config_file import parse_config
 from my_run.settings.errors import SettingError
 from my_run.settings.run_config import Placement
+
+from .tiny.config import TrainConfig
 
 
 @pytest.fixture(autouse=True)
@@ -114,7 +115,7 @@ def test_a_reference_refuses_another_placement() -> None:
 
 
 def rows_of(plan: Plan) -> dict[str, str]:
-    return plan_rows(plan, Progress(), torch.nn.Linear(2, 2), Trial([], []))
+    return plan_rows(plan, Progress(), torch.nn.Linear(2, 2), Trial([], [], 1, 0.0))
 
 
 @pytest.fixture

@@ -7,13 +7,14 @@ import torch
 from torch import Tensor, nn
 
 from my_run.batches.plan import make_plan
-from my_run.config import TrainConfig
 from my_run.distributed.devices import find_devices
 from my_run.exact.gradients import GradientSum
 from my_run.exact.kernels import (
     use_deterministic_kernels,
 )
 from my_run.exact.tree import TreeSum, sum_rows
+
+from .tiny.config import TrainConfig
 
 
 def leaves(count: int) -> list[Tensor]:

@@ -26,7 +26,7 @@ PROGRAMS = {
 PAIRS = [("single", "data_parallel"), ("single", "ddp"), ("ddp", "fsdp2"), ("ddp", "train")]
 # What a step does, in this order; a name for each call that differs from program to program.
 STATEMENTS = [
-    *("next", "seed_forward", "compute_loss", "per_sample", "backward", "collect", "finish"),
+    *("next", "seed_forward", "compute_loss", "per_item", "backward", "collect", "finish"),
     *("clip", "set_learning_rate", "should_step", "step", "zero_grad", "add"),
     *("advance", "syncs_at", "check", "logs_at", "mean_loss", "log_training"),
     *("validates_at", "evaluating", "evaluate", "log_evaluation", "agree", "due_at", "save"),

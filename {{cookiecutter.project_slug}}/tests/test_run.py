@@ -18,21 +18,27 @@ from my_run.checkpoint import checkpoints
 from my_run.checkpoint.checkpoints import Checkpoints
 from my_run.checkpoint.progress import Progress
 from my_run.checkpoint.state import TrainingState
-from my_run.config import TrainConfig
 from my_run.distributed.devices import find_devices
 from my_run.distributed.finite import FiniteCheck
+from my_run.exact import buffers
+from my_run.run import speed
 from my_run.run.environment import (
     MAX_DIFF_CHARACTERS,
     describe_code,
 )
 from my_run.run.folder import RunFolder
 from my_run.run.metrics_file import append_metrics
+from my_run.run.peak_flops import peak_flops
 from my_run.run.run import Run
 from my_run.run.stopwatch import Stopwatch
+from my_run.run.trial import Trial
 from my_run.settings.errors import (
     RunError,
     SettingError,
+    errors_in_one_line,
 )
+
+from .tiny.config import TrainConfig
 
 CPU = torch.device("cpu")
 
@@ -158,7 +164,8 @@ def test_a_failed_run_is_unlocked_after_its_last_checkpoint_is_written(
         release()
 
     monkeypatch.setattr(folder, "release", note_release)
-    with pytest.raises(ZeroDivisionError), Run(plan, folder, state, ("loss", "lowest")) as run:
+    run_of = Run(plan, folder, state, Trial([], [], 1, 0.0), ("loss", "lowest"), "samples")
+    with pytest.raises(ZeroDivisionError), run_of as run:
         append_metrics(folder.path, {"split": "train", "step": 1})
         run.save(1)
         raise ZeroDivisionError
@@ -282,3 +289,66 @@ def test_a_large_diff_is_cut_off_and_says_so(package: Path) -> None:
 
 def test_code_in_no_repository_is_not_called_clean(tmp_path: Path) -> None:
     assert set(describe_code(tmp_path).values()) == {None}
+
+
+@pytest.mark.parametrize("items", ["samples", "tokens"])
+def test_the_speed_is_that_of_the_steps_since_the_last_call(
+    items: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan, stopwatch = plan_of(global_batch_size=32), Stopwatch(10.0, CPU)
+    monkeypatch.setattr(speed, "peak_flops", lambda devices, precision: 4000.0)
+    found = speed.Speed(plan, stopwatch, Trial([], [], 5, flops_per_sample=100.0), items)
+    stopwatch._before = 12.0
+    assert found.since_last(8, items=160.0) == {
+        "samples_per_second": 128.0,
+        **({"tokens_per_second": 640.0} if items == "tokens" else {}),
+        "model_flops_utilization": 3.2,
+    }
+    stopwatch._before = 13.0
+    assert found.since_last(9, items=160.0)["samples_per_second"] == 32.0
+
+
+def test_the_peak_is_that_of_the_data_sheet_or_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    devices = plan_of().devices
+    assert 1e8 < peak_flops(devices, "no") < 1e14
+    names = {"NVIDIA H100 80GB HBM3": 989e12, "NVIDIA A100-SXM4-40GB": 312e12, "NVIDIA L4": 121e12}
+    for name, peak in names.items():
+        monkeypatch.setattr(torch.cuda, "get_device_name", lambda device, name=name: name)
+        gpus = replace(devices, device=torch.device("cuda", 0), world_size=4)
+        assert peak_flops(gpus, "bf16") == 4 * peak
+
+
+def test_buffers_that_differ_between_ranks_are_named(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = torch.nn.Module()
+    other.register_buffer("same", torch.ones(2))
+    other.register_buffer("flags", torch.tensor([True, False]))
+    other.register_buffer("count", torch.ones(3))
+    model = torch.nn.ModuleDict({"norm": torch.nn.BatchNorm1d(3), "other": other})
+    monkeypatch.setattr(buffers, "is_distributed", lambda: True)
+    monkeypatch.setattr(buffers, "min_over_ranks", lambda tensor: tensor)
+
+    def maximum(tensor: torch.Tensor) -> torch.Tensor:
+        """As if another rank had counted one more."""
+        return tensor + 1 if tensor.shape == (3,) else tensor
+
+    monkeypatch.setattr(buffers, "max_over_ranks", maximum)
+    buffers.warn_about_buffers(model, plan_of().devices)
+    [line] = capsys.readouterr().err.splitlines()
+    assert "the forward pass changes other.count, on each rank" in line
+
+
+def test_an_operation_without_a_deterministic_kernel_ends_in_one_line(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    torch.use_deterministic_algorithms(True)
+    try:
+        with pytest.raises(SystemExit, match="2"), errors_in_one_line():
+            torch.zeros(3).put_(torch.tensor([0]), torch.ones(1))
+    finally:
+        torch.use_deterministic_algorithms(False)
+    [line] = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: put_ has no deterministic kernel") and "--no-exact" in line
+    with pytest.raises(RuntimeError, match="another"), errors_in_one_line():
+        raise RuntimeError("another")

@@ -1,9 +1,12 @@
 import itertools
+import random
 from collections import Counter
 
+import numpy as np
 import pytest
 import torch
 
+from my_run.batches.loaders import MicroBatchReader
 from my_run.batches.plan import make_plan
 from my_run.batches.sampling import (
     EvaluationSampler,
@@ -14,8 +17,10 @@ from my_run.batches.seeds import (
     derive_seed,
     seed_forward,
 )
-from my_run.config import TrainConfig
 from my_run.distributed.devices import Devices
+
+from .tiny.config import TrainConfig
+from .tiny.data import load
 
 NUM_SAMPLES, GLOBAL, MICRO = 103, 24, 3
 STEPS_PER_EPOCH = 4
@@ -111,3 +116,43 @@ def test_evaluation_counts_each_sample_once_in_equally_many_batches_per_rank(
 
     assert times == Counter(range(num_samples))
     assert len({len(list(sampler)) for sampler in samplers}) == 1
+
+
+class Numbers:
+    """A data set with a random number of each generator beside the sample's own."""
+
+    def __len__(self) -> int:
+        return 9
+
+    def __getitem__(self, index: int) -> tuple[float, int, float, float, float]:
+        return index / 2, index, torch.rand(1).item(), np.random.rand(), random.random()
+
+
+def test_a_data_set_may_read_sample_by_sample() -> None:
+    halves, numbers, *_ = MicroBatchReader(Numbers())[[MicroBatch([1, 2], 0), MicroBatch([5], 0)]]
+
+    assert halves.tolist() == [0.5, 1, 2.5] and numbers.tolist() == [1, 2, 5]
+
+
+def test_random_numbers_of_samples_are_a_function_of_the_micro_batch() -> None:
+    reader = MicroBatchReader(Numbers())
+    micro_batch = MicroBatch([3, 1, 4], seed=11)
+    first, again, other = (
+        torch.stack(reader[[batch]][2:])
+        for batch in (micro_batch, micro_batch, micro_batch._replace(seed=12))
+    )
+
+    assert torch.equal(first, again) and not (first == other).any()
+    # No two samples of a micro-batch have the same.
+    assert len({*first.flatten().tolist()}) == first.numel()
+
+
+def test_augmentation_is_a_function_of_the_micro_batch() -> None:
+    points = load("train", augmented=True)
+    reader, micro_batch = MicroBatchReader(points), MicroBatch([3, 1, 4], seed=11)
+    inputs, targets = reader[[micro_batch]]
+    again, _ = reader[[micro_batch]]
+    others, same_targets = reader[[micro_batch._replace(seed=12)]]
+
+    assert torch.equal(inputs, again)
+    assert not torch.equal(inputs, others) and torch.equal(targets, same_targets)

@@ -13,11 +13,12 @@ from my_run.batches.structure import (
     concatenate,
     to_device,
 )
-from my_run.config import TrainConfig
 from my_run.distributed.devices import find_devices
 from my_run.exact.average import WeightAverage
 from my_run.exact.step import StepSums
 from my_run.settings.errors import SettingError
+
+from .tiny.config import TrainConfig
 
 CPU = torch.device("cpu")
 NUM_SAMPLES, WIDTH = 32, 5
@@ -54,13 +55,13 @@ def test_the_gradient_is_that_of_one_batch_whatever_the_number_of_tokens(
     model = nn.Sequential(nn.Linear(WIDTH, 8), nn.Tanh(), nn.Linear(8, 1))
     inputs, targets, mask = tokens()
     plan = plan_of(micro_batch_size, exact=exact)
-    sums = StepSums(model, model, plan, [])
+    sums = StepSums(model, model, plan, [], 1)
     for _ in range(2):  # Two steps: nothing is left of the first.
         model.zero_grad()
         for k in plan.passes:
             part = slice(k * micro_batch_size, (k + 1) * micro_batch_size)
             loss = sum_of_losses(model, inputs[part], targets[part], mask[part])
-            torch.autograd.backward(sums.per_sample(loss) / len(plan.passes))
+            torch.autograd.backward(sums.per_item(loss) / len(plan.passes))
             sums.collect(k, loss, mask[part].sum())
         sums.finish()
 
@@ -71,12 +72,33 @@ def test_the_gradient_is_that_of_one_batch_whatever_the_number_of_tokens(
     for gradient, one in zip(found, expected, strict=True):
         assert gradient is not None
         torch.testing.assert_close(gradient.double(), one, rtol=1e-5, atol=1e-7)
-    assert sums.mean_loss() == pytest.approx(loss.item(), rel=1e-6)
+    assert sums.mean_loss() == pytest.approx((loss.item(), mask.sum().item()), rel=1e-6)
+
+
+def test_a_constant_number_of_items_divides_the_gradient_once() -> None:
+    """As of blocks of text: each sample has three items."""
+    model = nn.Linear(WIDTH, 3)
+    inputs, targets = torch.randn(NUM_SAMPLES, WIDTH), torch.randn(NUM_SAMPLES, 3)
+    plan = plan_of(8, exact=False)
+    sums = StepSums(model, model, plan, [], 3)
+    for k in plan.passes:
+        part = slice(8 * k, 8 * k + 8)
+        loss = (model(inputs[part]) - targets[part]).square().sum()
+        torch.autograd.backward(sums.per_item(loss) / len(plan.passes))
+        sums.collect(k, loss, 24)
+    sums.finish()
+
+    loss = (model(inputs) - targets).square().mean()
+    [expected] = torch.autograd.grad(loss, [model.weight])
+    assert model.weight.grad is not None
+    torch.testing.assert_close(model.weight.grad, expected)
+    mean, items = sums.mean_loss()
+    assert mean == pytest.approx(loss.item(), rel=1e-6) and items == 3 * NUM_SAMPLES
 
 
 def test_a_number_of_items_that_is_not_that_of_the_samples_is_refused() -> None:
     model = nn.Linear(1, 1)
-    sums = StepSums(model, model, plan_of(8, exact=False), [])
+    sums = StepSums(model, model, plan_of(8, exact=False), [], 1)
     with pytest.raises(SettingError, match=r"returned 7 as the number of items of 8 samples"):
         sums.collect(0, torch.ones(()), 7)
 
@@ -86,13 +108,13 @@ def test_running_statistics_are_those_of_the_micro_batches_in_order(exact: bool)
     torch.manual_seed(0)
     model, other = nn.BatchNorm1d(WIDTH, momentum=0.2), nn.BatchNorm1d(WIDTH, momentum=0.2)
     plan = plan_of(8, exact=exact)
-    sums = StepSums(model, model, plan, [])
+    sums = StepSums(model, model, plan, [], 1)
     for _ in range(3):
         for k in plan.passes:
             batch = torch.randn(8, WIDTH) * 3 + 1
             other(batch)
             loss = model(batch).sum()
-            torch.autograd.backward(sums.per_sample(loss) / len(plan.passes))
+            torch.autograd.backward(sums.per_item(loss) / len(plan.passes))
             sums.collect(k, loss, 8)
         sums.finish()
 
@@ -105,7 +127,7 @@ def test_running_statistics_are_those_of_the_micro_batches_in_order(exact: bool)
 def test_only_named_parameters_go_without_a_gradient() -> None:
     model = nn.ModuleDict({name: nn.Linear(1, 1) for name in ("used", "optional", "dropped")})
     plan = plan_of(8, exact=False)
-    sums = StepSums(model, model, plan, ["optional.weight", "optional.bias"])
+    sums = StepSums(model, model, plan, ["optional.weight", "optional.bias"], 1)
     uses = [["used"], ["used", "optional"], ["used"]]
     found: list[dict[str, bool]] = []
     for names in uses:
@@ -113,7 +135,7 @@ def test_only_named_parameters_go_without_a_gradient() -> None:
         for k in plan.passes:
             chosen = names if k == 1 else ["used"]
             loss = torch.stack([model[name](torch.ones(8, 1)).sum() for name in chosen]).sum()
-            torch.autograd.backward(sums.per_sample(loss) / len(plan.passes))
+            torch.autograd.backward(sums.per_item(loss) / len(plan.passes))
             sums.collect(k, loss, 8)
         sums.finish()
         found.append({name: p.grad is not None for name, p in model.named_parameters()})
@@ -127,7 +149,7 @@ def test_fsdp2_refuses_parameters_that_may_have_no_gradient() -> None:
     plan, model = plan_of(8, exact=False), nn.Linear(1, 1)
     sharded = replace(plan, devices=replace(plan.devices, strategy="fsdp2"))
     with pytest.raises(SettingError, match=r"bias had no gradient .* or try DDP"):
-        StepSums(model, model, sharded, ["bias"])
+        StepSums(model, model, sharded, ["bias"], 1)
 
 
 class Pair(NamedTuple):

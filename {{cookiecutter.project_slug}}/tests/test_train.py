@@ -1,8 +1,6 @@
 """Whole runs, as a person starts them."""
 
-import io
 import json
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -12,23 +10,31 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from my_run import evaluate, predict
+from my_run import evaluate
 from my_run.batches import evaluation
 from my_run.batches.evaluation import Evaluation
 from my_run.batches.loaders import EvaluationLoader
-from my_run.config import TrainConfig
-from my_run.data import read_inputs
 from my_run.distributed.devices import (
     Devices,
     find_devices,
 )
-from my_run.model import Classifier
 from my_run.reference import single
 from my_run.run.folder import RunFolder
 from my_run.run.trackers import check_tracker
 from my_run.settings.errors import SettingError
 
-from .launching import launch, load, read_metrics, read_summary, run_train, weight_difference
+from .launching import (
+    launch,
+    read_metrics,
+    read_summary,
+    run_train,
+    tiny_job,
+    weight_difference,
+)
+from .tiny.config import TrainConfig
+from .tiny.data import NUM_CLASSES, SECONDS_PER_BATCH, load
+from .tiny.model import Classifier
+from .tiny.pictures import PICTURE
 
 
 def test_a_run_writes_all_its_files(single_run: Path) -> None:
@@ -45,9 +51,10 @@ def test_a_run_writes_all_its_files(single_run: Path) -> None:
     assert list(single_run.rglob("events.out.tfevents.*")), "TensorBoard is the default tracker"
     environment = json.loads((single_run / "environment.json").read_text(encoding="utf-8"))
     assert environment["packages"]["torch"] == torch.__version__
-    for picture in (single_run / "curves.png", single_run / "pictures" / "predictions.png"):
-        with Image.open(picture) as image:
-            assert min(image.size) > 400
+    with Image.open(single_run / "curves.png") as image:
+        assert min(image.size) > 400
+    with Image.open(single_run / "pictures" / PICTURE) as image:
+        assert image.size == (NUM_CLASSES, NUM_CLASSES)
 
 
 def test_the_log_has_each_due_step_once(single_run: Path) -> None:
@@ -80,6 +87,7 @@ def test_samples_per_second_excludes_evaluation(
         return evaluation.evaluate(*arguments)
 
     monkeypatch.setattr(single, "evaluate", slow)
+    monkeypatch.setenv(SECONDS_PER_BATCH, "0.01")
     flags = ["--max-steps", 4, "--log-every", 2, "--eval-every", 2, "--tracker", "none"]
     start = time.monotonic()
     run_train(tmp_path, *flags, program="reference.single")
@@ -166,7 +174,7 @@ def test_the_summary_agrees_with_the_log_and_with_the_weights(single_run: Path) 
     model.load_state_dict(load_file(single_run / "model.safetensors"))
     test_set = load("test")
     with torch.no_grad():
-        logits = model(test_set.images)
+        logits = model(test_set.inputs)
     loss = torch.nn.functional.cross_entropy(logits, test_set.targets)
     accuracy = (logits.argmax(dim=1) == test_set.targets).double().mean()
 
@@ -217,7 +225,7 @@ def test_evaluate_uses_the_requested_precision_or_that_of_training(
     monkeypatch.setattr(evaluate, "make_accelerator", note)
     for precision in ("bf16", None):
         settings = evaluate.EvaluateConfig(run_dir=single_run, mixed_precision=precision)
-        with pytest.raises(SettingError, match="seen"):
+        with pytest.raises(SettingError, match="seen"), tiny_job(evaluate):
             evaluate.evaluate_run(settings)
     assert asked == ["bf16", "no"]
 
@@ -230,41 +238,6 @@ def test_evaluation_on_three_processes_repeats_the_summary(single_run: Path) -> 
     assert "360 samples" in done.stdout and "3 (ddp, cpu)" in done.stdout
     assert f"{summary['test_loss']:.4f}" in done.stdout
     assert f"{summary['test_accuracy']:.4f}" in done.stdout
-
-
-def test_prediction_names_the_class_of_an_image_file(
-    single_run: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    image, _ = load("test")[0]
-    file = tmp_path / "digit.png"
-    Image.fromarray((image[0] * 255).round().byte().numpy()).save(file)
-    model = Classifier().eval()
-    model.load_state_dict(load_file(single_run / "model.safetensors"))
-    probabilities = model(image.unsqueeze(0))[0].softmax(dim=0)
-    expected, probability = probabilities.argmax().item(), probabilities.max().item()
-    monkeypatch.setattr(sys, "argv", ["predict", "--run-dir", str(single_run), str(file)])
-    predict.main()
-
-    assert capsys.readouterr().out == f"{file}: {expected} ({probability:.1%})\n"
-
-
-def test_a_file_that_is_no_image_is_named(tmp_path: Path) -> None:
-    whole = io.BytesIO()
-    Image.new("L", (8, 8)).save(whole, "PNG")
-    files = {
-        "text.png": b"no image",
-        # Behind the header, which Pillow reads at once, and of which it raises SyntaxError.
-        "damaged.png": whole.getvalue()[:33] + b"\0\0\0\0\1\2\3\4" + whole.getvalue()[41:],
-        "missing.png": None,
-    }
-    for name, content in files.items():
-        if content is not None:
-            (tmp_path / name).write_bytes(content)
-        with pytest.raises(ValueError, match=f"{name} cannot be read as an image"):
-            read_inputs([tmp_path / name])
 
 
 def test_an_unusable_run_dir_is_refused_and_unchanged(single_run: Path, tmp_path: Path) -> None:

@@ -8,8 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import IterableDataset
 
-from my_run import data, model
-from my_run.config import TrainConfig
+from my_run.run import users_code
 from my_run.run.trial import (
     Trial,
     try_out,
@@ -17,7 +16,10 @@ from my_run.run.trial import (
 )
 from my_run.settings.errors import SettingError
 
-from .launching import load
+from .launching import TINY
+from .tiny import data, model
+from .tiny.config import TrainConfig
+from .tiny.data import NUM_FEATURES, load
 
 CONFIG = TrainConfig()
 
@@ -59,10 +61,11 @@ def broken_collate(samples: Any) -> Any:
     raise KeyError("label")
 
 
-def test_the_starter_passes_and_its_model_is_as_before() -> None:
+def test_a_job_without_mistakes_passes_and_its_model_is_as_before() -> None:
     network = make()
     before = {name: value.clone() for name, value in network.state_dict().items()}
-    assert trial_of(network=network) == Trial([], [])
+    trial = trial_of(network=network)
+    assert (trial.without_gradient, trial.changed_buffers) == ([], [])
     try_out_scores(
         load("validation"), None, network, model.score, model.summarize, model.BEST_RESULT
     )
@@ -89,15 +92,17 @@ def test_a_loss_that_is_wrong_is_named(compute_loss: Callable[..., Any], reason:
     assert "\n" not in str(error.value)
 
 
-def test_data_that_is_wrong_is_named() -> None:
+def test_data_that_is_wrong_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    # The user's files are those of the tiny job here, and are named as such.
+    monkeypatch.setattr(users_code, "__file__", str(TINY / "run" / "users_code.py"))
     with pytest.raises(SettingError, match=r"data\.py: load_split returned a Stream for train"):
         trial_of(train_set=Stream())
     with pytest.raises(SettingError, match=r"data\.py: load_split returned no samples for train"):
         trial_of(train_set=[])
-    pairs = [(torch.zeros(1, 8, 8), torch.tensor(index % 10)) for index in range(20)]
+    pairs = [(torch.zeros(NUM_FEATURES), torch.tensor(index % 10)) for index in range(20)]
     with pytest.raises(SettingError, match=r"reading a batch .* failed .*KeyError: 'label'"):
         trial_of(train_set=pairs, collate=broken_collate)
-    labels = [(torch.zeros(1, 8, 8), torch.tensor(10 + index)) for index in range(20)]
+    labels = [(torch.zeros(NUM_FEATURES), torch.tensor(10 + index)) for index in range(20)]
     with pytest.raises(SettingError, match=r"model\.py, line \d+: compute_loss failed .*IndexErr"):
         trial_of(train_set=labels)
 
@@ -121,30 +126,93 @@ def test_scores_that_are_wrong_are_named(
         try_out_scores(load("validation"), None, make(), *arguments)
 
 
+def test_a_score_that_fails_for_one_sample_is_found() -> None:
+    """The last batch of an evaluation may be so small."""
+
+    def squeezed(network: nn.Module, batch: Any) -> dict[str, Tensor]:
+        return {"loss": network(batch[0])[:, :1].squeeze()}
+
+    with pytest.raises(SettingError, match=r"score returned \(\) as 'loss' for a batch of 1"):
+        try_out_scores(
+            load("validation"), None, make(), squeezed, model.summarize, ("loss", "lowest")
+        )
+
+
+def test_items_and_flops_of_a_sample_are_counted() -> None:
+    trial = trial_of()
+    matrices = [p for p in make().parameters() if p.ndim == 2]
+    # Forward, and backward to weights and inputs, of which the first layer has none.
+    expected = 6 * sum(p.numel() for p in matrices) - 2 * matrices[0].numel()
+    assert (trial.items_per_sample, trial.flops_per_sample) == (1, expected)
+
+    def by_feature(network: nn.Module, batch: Any) -> tuple[Tensor, int]:
+        loss, items = model.compute_loss(network, batch)
+        return loss, 5 * items
+
+    assert trial_of(by_feature).items_per_sample == 5
+    assert trial_of(lambda m, b: (loss_of(m, b), torch.tensor(3))).items_per_sample is None
+
+
+def test_a_large_model_is_tried_with_two_samples(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("my_run.run.trial.LARGE_MODEL_PARAMETERS", 10)
+    sizes: list[int] = []
+
+    def count(network: nn.Module, batch: Any) -> dict[str, Tensor]:
+        sizes.append(len(batch[1]))
+        return model.score(network, batch)
+
+    def fail(scores: Any) -> dict[str, float]:
+        raise AssertionError("two samples may be too few to summarize")
+
+    def count_losses(network: nn.Module, batch: Any) -> tuple[Tensor, int]:
+        sizes.append(len(batch[1]))
+        return model.compute_loss(network, batch)
+
+    try_out_scores(load("validation"), None, make(), count, fail, ("loss", "lowest"))
+    trial_of(count_losses)
+    assert sizes[:3] == [2, 1, 2] and max(sizes) == 2
+
+
+def test_an_operation_without_a_deterministic_kernel_is_named() -> None:
+    def put(network: nn.Module, batch: Any) -> tuple[Tensor, int]:
+        loss, items = model.compute_loss(network, batch)
+        torch.zeros(3).put_(torch.tensor([0]), torch.ones(1))
+        return loss, items
+
+    torch.use_deterministic_algorithms(True)
+    try:
+        with pytest.raises(SettingError, match=r"put_ has no deterministic kernel .* --no-exact"):
+            trial_of(put)
+    finally:
+        torch.use_deterministic_algorithms(False)
+
+
 class Unusual(nn.Module):
     """With a parameter that is not used, a frozen one, and a buffer that each pass changes."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.flat, self.idle = nn.Linear(64, 10), nn.Linear(2, 2)
+        self.flat, self.idle = nn.Linear(NUM_FEATURES, 10), nn.Linear(2, 2)
         self.frozen = nn.Parameter(torch.ones(1), requires_grad=False)
-        self.norm: nn.Module = nn.BatchNorm1d(64)
+        self.norm: nn.Module = nn.BatchNorm1d(NUM_FEATURES)
         self.calls: Tensor
         self.register_buffer("calls", torch.zeros(1))
 
-    def forward(self, images: Tensor) -> Tensor:
+    def forward(self, inputs: Tensor) -> Tensor:
         self.calls += 1
-        logits: Tensor = self.flat(self.norm(images.flatten(1))) * self.frozen
+        logits: Tensor = self.flat(self.norm(inputs)) * self.frozen
         return logits
 
 
 def test_what_is_unusual_in_a_model_is_found() -> None:
     network = Unusual()
-    assert trial_of(network=network) == Trial(["idle.weight", "idle.bias"], ["calls"])
+    trial = trial_of(network=network)
+    assert trial.without_gradient == ["idle.weight", "idle.bias"]
+    assert trial.changed_buffers == ["calls"]
     assert network.state_dict()["norm.num_batches_tracked"] == network.calls == 0
     with pytest.raises(SettingError, match="norm is a SyncBatchNorm"):
-        network.norm = nn.SyncBatchNorm(64)
+        network.norm = nn.SyncBatchNorm(NUM_FEATURES)
         trial_of(network=network)
-    network.norm = nn.BatchNorm1d(64, momentum=None)
+    network.norm = nn.BatchNorm1d(NUM_FEATURES, momentum=None)
     with pytest.raises(SettingError, match="norm is a BatchNorm with momentum None; use a number"):
         trial_of(network=network)

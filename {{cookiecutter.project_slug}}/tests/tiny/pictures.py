@@ -1,0 +1,16 @@
+from pathlib import Path
+
+from matplotlib.image import imsave
+
+from my_run.batches.evaluation import Evaluation
+
+from .data import NUM_CLASSES, DataInfo, Points
+
+PICTURE = "confusion.png"
+
+
+def draw_pictures(folder: Path, test_set: Points, test: Evaluation, info: DataInfo) -> None:
+    """Save the confusion matrix, a pixel for each pair of classes."""
+    pairs = NUM_CLASSES * test_set.targets + test.scores["prediction"]
+    counts = pairs.bincount(minlength=NUM_CLASSES**2).view(NUM_CLASSES, NUM_CLASSES)
+    imsave(folder / PICTURE, counts.numpy())
