@@ -204,6 +204,17 @@ def resume_time(session: nox.Session) -> None:
     session.run("python", "benchmarks/resume.py", *session.posargs)
 
 
+@nox.session
+def character_model(session: nox.Session) -> None:
+    """Measure the loss of an order-3 character model on the language starter's splits (a minute).
+
+    `-- 2 3 4` measures those orders.
+    """
+    share_runtime(session)
+    install(session, "cookiecutter")
+    session.run("python", "benchmarks/character_model.py", *session.posargs)
+
+
 # What an earlier installation left behind would be listed too.
 @nox.session(reuse_venv=False)
 def needed_names(session: nox.Session) -> None:

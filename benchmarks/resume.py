@@ -17,16 +17,8 @@ TEMPLATE = Path(__file__).parents[1]
 NUM_PAIRS, NUM_STEPS, NUM_CHECKPOINTS = 5, 12, 3
 SETTINGS = ["--placement", "cpu", "--tracker", "none", "--eval-every", "0", "--log-every", "1"]
 
-# The starter's network, and a wider one of ten million parameters.
-TRAIN = """
-import sys
-from my_run import model, train
-from my_run.distributed.launch import run_in_this_process
-
-if sys.argv.pop(1) == "wide":
-    train.make_model = lambda config, info: model.Classifier(width=320)
-run_in_this_process(train.train, train.TrainConfig)
-"""
+# Each with the flags of its run: a small model, and one of ten million parameters.
+STARTERS = {"vision": [], "language": ["--size", "10M", "--block-size", "32"]}
 
 # A run that stopped after a few steps becomes one that stopped after `step`.
 MOVE = """
@@ -48,34 +40,40 @@ with (run_dir / "metrics.jsonl").open("w") as file:
 
 
 def main() -> None:
-    """Render a project, measure both, and print medians."""
+    """Render projects, measure both, and print medians."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        command = [sys.executable, "-m", "cookiecutter", "--default-config", "--no-input"]
-        output = ["--output-dir", str(folder), str(TEMPLATE)]
-        subprocess.run([*command, *output], check=True, stdout=subprocess.DEVNULL)
-        sources = str(folder / "my-run" / "src")
-        environment = os.environ | {"PYTHONPATH": sources, "OMP_NUM_THREADS": "1"}
-        measure_stall(folder, environment)
-        measure_start(folder, environment)
+        environments = {starter: render(starter, folder) for starter in STARTERS}
+        measure_stall(folder, environments)
+        measure_start(folder, environments["vision"])
 
 
-def measure_stall(folder: Path, environment: dict[str, str]) -> None:
+def render(starter: str, folder: Path) -> dict[str, str]:
+    """Render a project, and return the environment in which Python finds its package."""
+    command = [sys.executable, "-m", "cookiecutter", "--default-config", "--no-input"]
+    output = ["--output-dir", str(folder / starter), str(TEMPLATE), f"starter={starter}"]
+    subprocess.run([*command, *output], check=True, stdout=subprocess.DEVNULL)
+    sources = str(folder / starter / "my-run" / "src")
+    return os.environ | {"PYTHONPATH": sources, "OMP_NUM_THREADS": "1"}
+
+
+def measure_stall(folder: Path, environments: dict[str, dict[str, str]]) -> None:
     """Save three times in twelve steps, and compare what the loop waited with its steps."""
-    for size in ("starter", "wide"):
+    for starter, flags in STARTERS.items():
         stalls, steps = [], []
         for _ in range(NUM_PAIRS):
             shutil.rmtree(folder / "run", ignore_errors=True)
             every = str(NUM_STEPS // NUM_CHECKPOINTS)
-            settings = [*SETTINGS, "--max-steps", str(NUM_STEPS), "--checkpoint-every", every]
-            command = [sys.executable, "-c", TRAIN, size, *settings, "--run-dir", folder / "run"]
-            subprocess.run(command, check=True, capture_output=True, env=environment)
+            settings = [*SETTINGS, *flags, "--max-steps", str(NUM_STEPS)]
+            settings += ["--checkpoint-every", every, "--run-dir", str(folder / "run")]
+            command = [sys.executable, "-m", "my_run.train", *settings]
+            subprocess.run(command, check=True, capture_output=True, env=environments[starter])
             summary = json.loads((folder / "run" / "summary.json").read_text(encoding="utf-8"))
             stalls.append(summary["checkpoint_seconds"] / NUM_CHECKPOINTS * 1000)
             steps.append(summary["train_seconds"] / NUM_STEPS * 1000)
         size_bytes = sum(file.stat().st_size for file in (folder / "run").glob("checkpoints/*12/*"))
         print(
-            f"{size}: a checkpoint of {size_bytes / 1e6:.1f} MB holds the loop for "
+            f"{starter}: a checkpoint of {size_bytes / 1e6:.1f} MB holds the loop for "
             f"{statistics.median(stalls):.1f} ms ({min(stalls):.1f} to {max(stalls):.1f}); a step "
             f"takes {statistics.median(steps):.1f} ms"
         )

@@ -5,6 +5,7 @@ Needs no more than Python's own library: the project's Python computes, this onl
 
 import json
 import os
+import re
 import subprocess
 import sys
 from array import array
@@ -13,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+SPEED = re.compile("[a-z]+_per_second|model_flops_utilization")
 STRATEGIES_OF_SEVERAL = ("reference.ddp", "reference.fsdp2")
 TIMEOUT_SECONDS = 400
 
@@ -35,7 +37,7 @@ class Run:
         text = (self.folder / "metrics.jsonl").read_text(encoding="utf-8")
         lines = [json.loads(line) for line in text.splitlines()]
         return [
-            {name: value for name, value in line.items() if name != "samples_per_second"}
+            {name: value for name, value in line.items() if not SPEED.fullmatch(name)}
             for line in lines
         ]
 

@@ -12,7 +12,14 @@ import yaml
 
 from checked_answers import WINDOWS_DEVICES, markdown, quoted
 
-from .rendering import LONG, PROJECT_TEMPLATE, files_under, render
+from .rendering import (
+    LONG,
+    PROJECT_TEMPLATE,
+    STARTERS,
+    files_under,
+    render,
+    render_in_process,
+)
 from .soundness import (
     COMMONMARK,
     GITHUB,
@@ -64,9 +71,11 @@ FILES = """
     src/my_run/distributed/program.py
     src/my_run/distributed/signals.py
     src/my_run/evaluate.py
+    src/my_run/export.py
     src/my_run/exact/__init__.py
     src/my_run/exact/average.py
     src/my_run/exact/batch_norm.py
+    src/my_run/exact/buffers.py
     src/my_run/exact/fsdp2.py
     src/my_run/exact/gradients.py
     src/my_run/exact/kernels.py
@@ -83,19 +92,24 @@ FILES = """
     src/my_run/reference/fsdp2.py
     src/my_run/reference/single.py
     src/my_run/run/__init__.py
+    src/my_run/run/contract.py
     src/my_run/run/curves.py
     src/my_run/run/environment.py
     src/my_run/run/folder.py
     src/my_run/run/log.py
     src/my_run/run/metrics_file.py
+    src/my_run/run/peak_flops.py
     src/my_run/run/plan_table.py
     src/my_run/run/run.py
     src/my_run/run/run_dir.py
+    src/my_run/run/schedule.py
+    src/my_run/run/speed.py
     src/my_run/run/start.py
     src/my_run/run/stopwatch.py
     src/my_run/run/summary.py
     src/my_run/run/tables.py
     src/my_run/run/trackers.py
+    src/my_run/run/trained.py
     src/my_run/run/trial.py
     src/my_run/run/users_code.py
     src/my_run/settings/__init__.py
@@ -116,6 +130,7 @@ FILES = """
     tests/test_data_parallel.py
     tests/test_devices.py
     tests/test_exact.py
+    tests/test_export.py
     tests/test_figures.py
     tests/test_launch.py
     tests/test_placement.py
@@ -123,11 +138,29 @@ FILES = """
     tests/test_resume.py
     tests/test_run.py
     tests/test_sampling.py
-    tests/test_schedule_and_optimizer.py
+    tests/test_schedule.py
+    tests/test_starter.py
     tests/test_step.py
     tests/test_train.py
     tests/test_trial.py
+    tests/tiny/__init__.py
+    tests/tiny/config.py
+    tests/tiny/data.py
+    tests/tiny/model.py
+    tests/tiny/optimizer.py
+    tests/tiny/pictures.py
 """.split()
+STARTER_FILES = """
+    src/my_run/config.py
+    src/my_run/data.py
+    src/my_run/model.py
+    src/my_run/optimizer.py
+    src/my_run/pictures.py
+    src/my_run/predict.py
+    tests/test_data_and_model.py
+""".split()
+# These say what the data is, and need other packages.
+WITH_A_WORD_OF_THE_STARTER = {"README.md", "pyproject.toml"}
 CI_FILES = {"github": [".github/workflows/tests.yml"], "gitlab": [".gitlab-ci.yml"], "none": []}
 
 LICENSE_WORDS = {
@@ -166,15 +199,34 @@ def test_every_file_ends_in_one_newline_and_has_no_trailing_space(project: Path)
         assert re.findall(r"[ \t]+\n|\r", text) == [], name
 
 
-def test_the_sources_are_byte_for_byte_those_of_the_template(default_project: Path) -> None:
+@pytest.mark.parametrize("starter", STARTERS)
+def test_the_files_are_byte_for_byte_those_of_the_template(starter: str, tmp_path: Path) -> None:
+    render_in_process(tmp_path / "out", {"starter": starter})
+    project = tmp_path / "out" / "my-run"
     [package] = (PROJECT_TEMPLATE / "src").iterdir()
-    names = {name for name in files_under(package) if name.endswith(".py")}
-    assert names == {
-        name for name in files_under(default_project / "src" / "my_run") if name.endswith(".py")
-    }
-    for name in names:
-        rendered = default_project / "src" / "my_run" / name
-        assert rendered.read_bytes() == (package / name).read_bytes(), name
+    originals = {f"src/my_run/{name}": package / name for name in files_under(package)}
+    for folder in ("tests", "launch"):
+        path = PROJECT_TEMPLATE / folder
+        originals |= {f"{folder}/{name}": path / name for name in files_under(path)}
+    for name in STARTER_FILES:
+        assert name not in originals
+        originals[name] = PROJECT_TEMPLATE / "starters" / starter / Path(name).name
+    assert set(FILES) >= set(originals) > set(STARTER_FILES)
+    for name, original in originals.items():
+        assert (project / name).read_bytes() == original.read_bytes(), name
+
+
+def test_starters_differ_in_their_own_files_alone(tmp_path: Path) -> None:
+    contents = []
+    for starter in STARTERS:
+        render_in_process(tmp_path / starter, {"starter": starter})
+        project = tmp_path / starter / "my-run"
+        contents.append({name: (project / name).read_bytes() for name in files_under(project)})
+    for others in contents[1:]:
+        assert others.keys() == contents[0].keys()
+        differing = {name for name in others if others[name] != contents[0][name]}
+        assert differing <= {*STARTER_FILES, *WITH_A_WORD_OF_THE_STARTER}
+        assert {"src/my_run/data.py", "src/my_run/model.py"} <= differing
 
 
 def test_the_unrendered_toml_and_yaml_files_parse() -> None:
@@ -258,7 +310,7 @@ def test_every_path_that_the_readme_names_is_there(project: Path) -> None:
     for path in paths:
         assert (project / path).exists(), path
     for path in re.findall(r"`(\w+/?\w*\.py)`", body):
-        assert (package / path).exists(), path
+        assert (package / path).exists() or (project / path).exists(), path
     modules = set(re.findall(rf"-m {package.name}\.([\w.]+)", body))
     assert {"train", "evaluate", "predict"} <= modules
     for module in modules:

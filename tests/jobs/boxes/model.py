@@ -10,6 +10,7 @@ from torch.nn.functional import smooth_l1_loss
 from .config import TrainConfig
 from .data import Pictures
 
+ITEMS = "samples"
 BEST_RESULT: tuple[str, Literal["lowest", "highest"]] = ("loss", "lowest")
 
 

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from .batches.means import exact_mean
 from .config import TrainConfig
 
+ITEMS = "samples"
 BEST_RESULT: tuple[str, Literal["lowest", "highest"]] = ("r2", "highest")
 
 

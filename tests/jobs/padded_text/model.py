@@ -10,6 +10,7 @@ from torch.nn.functional import cross_entropy
 from .config import TrainConfig
 from .data import IGNORED
 
+ITEMS = "tokens"
 BEST_RESULT: tuple[str, Literal["lowest", "highest"]] = ("perplexity", "lowest")
 
 

@@ -9,6 +9,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 from .batches.means import exact_mean
 from .config import TrainConfig
 
+ITEMS = "pixels"
 BEST_RESULT: tuple[str, Literal["lowest", "highest"]] = ("mean_iou", "highest")
 
 

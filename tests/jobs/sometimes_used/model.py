@@ -9,6 +9,7 @@ from torch.nn.functional import cross_entropy, linear
 from .batches.means import exact_mean
 from .config import TrainConfig
 
+ITEMS = "samples"
 BEST_RESULT: tuple[str, Literal["lowest", "highest"]] = ("loss", "lowest")
 
 

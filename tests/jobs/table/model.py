@@ -10,6 +10,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 from .batches.means import exact_mean
 from .config import TrainConfig
 
+ITEMS = "samples"
 BEST_RESULT: tuple[str, Literal["lowest", "highest"]] = ("auc", "highest")
 SHARD_UNITS: tuple[type[nn.Module], ...] = ()
 

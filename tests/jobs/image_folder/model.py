@@ -8,6 +8,7 @@ from torch.nn.functional import cross_entropy, relu
 from .batches.means import exact_mean
 from .config import TrainConfig
 
+ITEMS = "samples"
 BEST_RESULT: tuple[str, Literal["lowest", "highest"]] = ("accuracy", "highest")
 
 
@@ -24,9 +25,11 @@ class Block(nn.Module):
 
 
 class Network(nn.Module):
-    def __init__(self, num_classes: int) -> None:
+    def __init__(self, channels: int, num_classes: int) -> None:
         super().__init__()
-        self.stem = nn.Sequential(nn.Conv2d(1, 16, 3, padding=1), nn.BatchNorm2d(16, momentum=0.3))
+        self.stem = nn.Sequential(
+            nn.Conv2d(channels, 16, 3, padding=1), nn.BatchNorm2d(16, momentum=0.3)
+        )
         self.blocks = nn.ModuleList([Block(16), Block(16)])
         self.head = nn.Linear(16, num_classes)
 
@@ -41,7 +44,7 @@ SHARD_UNITS = (Block,)
 
 
 def make_model(config: TrainConfig, info: dict[str, Any]) -> nn.Module:
-    return Network(len(info["classes"]))
+    return Network(info["channels"], len(info["classes"]))
 
 
 def compute_loss(model: nn.Module, batch: tuple[Tensor, Tensor]) -> tuple[Tensor, int]:
