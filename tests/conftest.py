@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
-from .rendering import ANSWER_SETS, render, render_in_process
+from .rendering import ANSWER_SETS, STARTERS, render, render_in_process
 
 # The first is repeatable; `nox -s answers` draws other answers each time, from the seed it shows.
 settings.register_profile("short", max_examples=60, derandomize=True, database=None)
@@ -35,6 +35,17 @@ def project(answers: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -
     output = tmp_path_factory.mktemp("rendered")
     render_in_process(output, answers)
     return output / answers.get("project_slug", "my-run")
+
+
+@pytest.fixture(scope="session")
+def starter_projects(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """A project of each starter."""
+    projects = {}
+    for starter in STARTERS:
+        output = tmp_path_factory.mktemp(starter)
+        render_in_process(output, {"starter": starter})
+        projects[starter] = output / "my-run"
+    return projects
 
 
 @pytest.fixture(scope="session")

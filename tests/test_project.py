@@ -11,7 +11,7 @@ import pytest
 
 from checked_answers import slug_fault
 
-from .rendering import TEMPLATE, render
+from .rendering import STARTERS, TEMPLATE, render
 from .test_build import build
 
 pytestmark = pytest.mark.torch
@@ -35,6 +35,16 @@ def run(folder: Path, *arguments: str, **environment: str) -> subprocess.Complet
 @pytest.mark.parametrize("platform", ["linux", "darwin", "win32"])
 def test_mypy_strict_finds_nothing_on_any_system(platform: str, default_project: Path) -> None:
     assert_types_are_sound(default_project, "--platform", platform)
+
+
+@pytest.mark.parametrize("starter", STARTERS[1:])
+def test_the_types_and_the_own_tests_of_another_starter(
+    starter: str, starter_projects: dict[str, Path]
+) -> None:
+    """The other tests are the same bytes, and so is what they test."""
+    assert_types_are_sound(starter_projects[starter])
+    files = ["tests/test_starter.py", "tests/test_data_and_model.py", "tests/test_architecture.py"]
+    assert_own_tests_pass(starter_projects[starter], *files)
 
 
 def test_the_projects_own_tests_all_pass(default_project: Path) -> None:
@@ -90,8 +100,8 @@ def assert_types_are_sound(project: Path, *options: str) -> None:
     assert "unused section" not in result.stdout
 
 
-def assert_own_tests_pass(project: Path) -> None:
-    result = run(project, "-m", "pytest", "-n", "2", "-p", "no:cacheprovider")
+def assert_own_tests_pass(project: Path, *files: str) -> None:
+    result = run(project, "-m", "pytest", "-n", "2", "-p", "no:cacheprovider", *files)
     closing_line = result.stdout.strip().splitlines()[-1]
     assert re.search(r"\d+ passed", closing_line), result.stdout
     # Nothing is skipped, expected to fail, or warned about.

@@ -30,9 +30,10 @@ def installed_names() -> set[str]:
     for distribution in importlib.metadata.distributions():
         distributions.add(distribution.name)
         # A requirement may hold under another system or Python only, and is not installed here.
-        for requirement in map(Requirement, distribution.requires or []):
-            if "extra" not in str(requirement.marker):
-                distributions.add(requirement.name)
+        for text in distribution.requires or []:
+            # Of an extra; some packages misspell those.
+            if "extra ==" not in text:
+                distributions.add(Requirement(text).name)
     names = modules | {re.sub("[-_.]+", "_", name).lower() for name in distributions}
     return {name for name in names if PACKAGE_NAME.fullmatch(name)}
 

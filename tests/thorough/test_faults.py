@@ -13,12 +13,14 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 
 import pytest
 
+from ..rendering import STARTERS
 from ..runs import Run, assert_same_bits, difference, finish, launch, start, train
+from .test_placement import SMALL
 
 SETTINGS = [
     *("--max-steps", 90, "--log-every", 3, "--eval-every", 10, "--warmup-steps", 5),
@@ -41,11 +43,22 @@ Property = Callable[[str, object], None]
 
 
 @pytest.fixture(scope="module")
-def undisturbed(default_project: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
-    """The run on one process that nothing happens to."""
-    return train(
-        default_project, tmp_path_factory.mktemp("undisturbed") / "run", "train", *SETTINGS
-    )
+def undisturbed_of(
+    starter_projects: dict[str, Path], tmp_path_factory: pytest.TempPathFactory
+) -> Callable[[str], Run]:
+    """Of each starter the run on one process that nothing happens to, made when it is needed."""
+
+    @cache
+    def run_of(starter: str) -> Run:
+        folder = tmp_path_factory.mktemp("undisturbed") / "run"
+        return train(starter_projects[starter], folder, "train", *SETTINGS, *SMALL[starter])
+
+    return run_of
+
+
+@pytest.fixture(scope="module")
+def undisturbed(undisturbed_of: Callable[[str], Run]) -> Run:
+    return undisturbed_of("vision")
 
 
 def saved_steps(folder: Path) -> list[int]:
@@ -129,12 +142,15 @@ def is_writing(folder: Path) -> bool:
 def test_a_run_killed_at_random_moments_ends_in_the_same_bits(
     number: int,
     seed: int,
-    default_project: Path,
-    undisturbed: Run,
+    starter_projects: dict[str, Path],
+    undisturbed_of: Callable[[str], Run],
     tmp_path: Path,
     record_property: Property,
 ) -> None:
     draw = random.Random(f"{seed}/{number}")
+    starter = STARTERS[number % len(STARTERS)]
+    project, settings = starter_projects[starter], SMALL[starter]
+    undisturbed = undisturbed_of(starter)
     folder, counts, newest = tmp_path / "run", Counter[str](), 0
     while counts["kills"] < KILLS_PER_RUN:
         world_size = draw.choice([1, 2, 4])
@@ -143,7 +159,7 @@ def test_a_run_killed_at_random_moments_ends_in_the_same_bits(
         moment = draw.choice(["at the start", "while training", "while writing"])
         # Behind the checkpoint that it started from.
         far_enough = newest + draw.choice([3, 6, 9, 12])
-        job = resume(default_project, folder, program, world_size)
+        job = resume(project, folder, program, world_size, *settings)
         if moment == "at the start":
             time.sleep(draw.uniform(0, 3))
         else:
@@ -162,10 +178,10 @@ def test_a_run_killed_at_random_moments_ends_in_the_same_bits(
         assert newest >= before, "a checkpoint was lost"
         assert all(is_whole(folder, step) for step in saved_steps(folder))
     counts["steps saved before the end"] = newest
-    job = resume(default_project, folder, program, world_size)
+    job = resume(project, folder, program, world_size, *settings)
     printed = finish(job)
     found = [f"{count} {what}" for what, count in counts.items()]
-    record_property(f"run {number}, seed {seed}", ", ".join(found))
+    record_property(f"run {number}, {starter}, seed {seed}", ", ".join(found))
 
     assert "corrupted" not in printed, printed
     assert Run(folder).summary["world_size"] == world_size
