@@ -292,6 +292,17 @@ def test_every_link_of_the_readme_leads_somewhere(project: Path) -> None:
             assert (project / target.split("#")[0]).exists(), target
 
 
+def test_the_paragraphs_of_the_readme_stand_apart(project: Path) -> None:
+    """Jinja takes blank lines away that follow a line of its own."""
+    lines = (project / "README.md").read_text(encoding="utf-8").splitlines()
+    for before, line in itertools.pairwise(lines):
+        assert not line.startswith("## ") or not before, line
+    # Outside tables, lists and code, a line is a paragraph.
+    text = "\n".join(lines).split("## Start", 1)[1]
+    parts = [part for part in text.split("```")[::2] for part in part.split("\n\n")]
+    assert [part for part in parts if "\n" in part.strip() and part.strip()[0] not in "|-#"] == []
+
+
 def test_every_path_that_the_readme_names_is_there(project: Path) -> None:
     text = (project / "README.md").read_text(encoding="utf-8")
     body = text.split("## Start", 1)[1]
