@@ -6,6 +6,9 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import (
+    scaled_dot_product_attention,
+)
 from torch.utils.data import IterableDataset
 
 from my_run.run import users_code
@@ -151,6 +154,23 @@ def test_items_and_flops_of_a_sample_are_counted() -> None:
 
     assert trial_of(by_feature).items_per_sample == 5
     assert trial_of(lambda m, b: (loss_of(m, b), torch.tensor(3))).items_per_sample is None
+
+
+def test_the_flops_of_attention_are_counted() -> None:
+    class Attention(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Linear(NUM_FEATURES, 10)
+
+        def forward(self, inputs: Tensor) -> Tensor:
+            parts = inputs.view(-1, 1, 4, 4).requires_grad_()
+            mixed = scaled_dot_product_attention(parts, parts, parts, is_causal=True)
+            logits: Tensor = self.layer(mixed.flatten(1))
+            return logits
+
+    # Six products of 4 x 4 matrices; and one layer, forward and backward.
+    expected = 6 * 2 * 4**3 + 6 * NUM_FEATURES * 10
+    assert trial_of(network=Attention()).flops_per_sample == expected
 
 
 def test_a_large_model_is_tried_with_two_samples(monkeypatch: pytest.MonkeyPatch) -> None:

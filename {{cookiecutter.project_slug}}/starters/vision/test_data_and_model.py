@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import shutil
 import sys
 from pathlib import Path
@@ -205,6 +206,9 @@ def test_images_are_decoded_once_and_again_after_a_change(
     data.find_images.cache_clear()  # As in another process.
     prepare(config)
     assert len(reads) == 40 + 41
+    os.utime(first, (1, 1))
+    prepare(config)
+    assert len(reads) == 40 + 41 + 41
 
 
 def test_a_16_bit_image_keeps_its_shades(tmp_path: Path) -> None:
