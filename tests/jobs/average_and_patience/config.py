@@ -1,6 +1,7 @@
 """The digits with averaged weights and early stopping."""
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated
 
 from annotated_types import Ge
@@ -11,6 +12,12 @@ from .settings.run_config import RunConfig
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig(RunConfig):
     """Settings of one training run."""
+
+    data_dir: Path | None = None
+    """Folder of images; None is the digits."""
+
+    image_size: int | None = None
+    """Pixels of images in a folder."""
 
     learning_rate: Annotated[float, Ge(0)] = 0.03
     """Peak learning rate."""
