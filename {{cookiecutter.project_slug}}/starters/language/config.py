@@ -27,7 +27,7 @@ class TrainConfig(RunConfig):
     block_size: Annotated[int, Ge(2)] = 128
     """Bytes per sample, which is the longest context."""
 
-    learning_rate: Annotated[float, Ge(0)] = 4e-3
+    learning_rate: Annotated[float, Ge(0)] = 6e-3
     """Peak learning rate; warm-up is linear, decay to zero too. Try 6e-4 for 124M."""
 
     warmup_steps: Annotated[int, Ge(0)] = 20
@@ -39,14 +39,14 @@ class TrainConfig(RunConfig):
     epochs: Annotated[int, Ge(1)] = 2
     """Passes over the training set; each is a whole number of optimizer steps."""
 
-    global_batch_size: Annotated[int, Ge(1)] = 8
+    global_batch_size: Annotated[int, Ge(1)] = 16
     """Samples per optimizer step, over all devices and accumulation steps."""
 
-    micro_batch_size: Annotated[int, Ge(1)] = 1
+    micro_batch_size: Annotated[int, Ge(1)] = 2
     """Samples per forward pass on one device; gradient accumulation is derived from it."""
 
-    eval_every: Annotated[int, Ge(0)] = 200
+    eval_every: Annotated[int, Ge(0)] = 100
     """Optimizer steps between validations; 0 validates after the last step only."""
 
-    checkpoint_every: Annotated[int, Ge(0)] = 200
+    checkpoint_every: Annotated[int, Ge(0)] = 100
     """Optimizer steps between checkpoints; 0 saves only when a signal stops the run."""
