@@ -174,7 +174,7 @@ def test_the_plan_counts_steps_and_what_an_epoch_leaves_out() -> None:
     assert (plan.steps_per_epoch, plan.total_steps) == (3, 9)
     assert plan.gradient_accumulation_steps == plan.passes_per_step == 4
     rows = rows_of(plan)
-    assert rows["Epoch"] == "3 steps, 96 of 100 samples; 4 are left out, other ones each epoch"
+    assert rows["Epoch"] == "3 steps, 96 of 100 samples; 4 left out, others in each epoch"
     assert "6 parameters" in rows["Model"]
 
 

@@ -46,6 +46,18 @@ def test_a_run_draws_its_own_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ]
 
 
+def test_a_job_without_a_loss_in_its_results_has_curves(drawn: list[Figure]) -> None:
+    lines = [
+        {"split": "train", "step": 1, "loss": 1.0, "learning_rate": 0.1},
+        {"split": "validation", "step": 1, "recall": 0.5},
+    ]
+    curves.draw_curves(lines, Path("curves.png"))
+
+    assert [axes.get_title(loc="left") for axes in drawn[0].axes] == [
+        *("Loss", "Recall", "Learning rate")
+    ]
+
+
 def test_a_negative_loss_is_drawn_on_a_linear_axis(drawn: list[Figure]) -> None:
     lines = [{"split": "train", "step": step, "loss": 1.0 - step} for step in (1, 2, 3)]
     curves.draw_curves(lines, Path("curves.png"))

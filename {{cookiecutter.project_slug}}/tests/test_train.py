@@ -230,6 +230,18 @@ def test_evaluate_uses_the_requested_precision_or_that_of_training(
     assert asked == ["bf16", "no"]
 
 
+def test_evaluate_prepares_the_data_and_refuses_other_data(
+    single_run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prepared: list[TrainConfig] = []
+    with tiny_job(evaluate):
+        monkeypatch.setattr(evaluate, "prepare", prepared.append)
+        monkeypatch.setattr(evaluate, "describe", lambda config: {"classes": ["cat"]})
+        with pytest.raises(SettingError, match=r"describe in data\.py returns other classes"):
+            evaluate.evaluate_run(evaluate.EvaluateConfig(run_dir=single_run, placement="cpu"))
+    assert [config.seed for config in prepared] == [0]
+
+
 def test_evaluation_on_three_processes_repeats_the_summary(single_run: Path) -> None:
     done = launch("evaluate", "--run-dir", single_run, num_processes=3)
 

@@ -7,7 +7,6 @@ from sklearn.metrics import f1_score, roc_auc_score
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits
 
-from .batches.means import exact_mean
 from .config import TrainConfig
 
 ITEMS = "samples"
@@ -37,7 +36,6 @@ def score(model: nn.Module, batch: tuple[Tensor, Tensor]) -> dict[str, Tensor]:
 def summarize(scores: dict[str, Tensor]) -> dict[str, float]:
     targets, probabilities = scores["target"].numpy(), scores["probability"].numpy()
     return {
-        "loss": exact_mean(scores["loss"]),
         "auc": float(roc_auc_score(targets, probabilities)),
         "f1": float(f1_score(targets, probabilities > 0.5)),
     }

@@ -9,17 +9,19 @@ from typing import Literal
 
 from .batches.evaluation import Evaluation, evaluate
 from .batches.loaders import EvaluationLoader
+from .checkpoint.data_info import changed_names
 from .config import TrainConfig
-from .data import Split, collate, load_split
+from .data import Split, collate, describe, load_split, prepare
 from .distributed.accelerator import make_accelerator
 from .distributed.devices import find_devices
 from .distributed.process_group import leave_process_group
 from .exact.kernels import use_deterministic_kernels
 from .model import make_model, score, summarize
-from .run.tables import print_table
+from .run.start import prepare_once
+from .run.tables import print_table, shown
 from .run.trained import TrainedRun
 from .settings.command_line import parse_command_line
-from .settings.errors import errors_in_one_line
+from .settings.errors import SettingError, errors_in_one_line
 from .settings.run_config import Precision
 
 
@@ -41,7 +43,8 @@ def evaluate_run(settings: EvaluateConfig) -> Evaluation:
     """Return the results of the run's weights, on every rank.
 
     Raises:
-        SettingError: weights are missing or corrupted, or launcher and machine do not fit.
+        SettingError: weights are missing or corrupted, the data has changed, or launcher and
+            machine do not fit.
     """
     # Devices
     trained, info, model = settings.load(TrainConfig, make_model)
@@ -59,6 +62,13 @@ def evaluate_run(settings: EvaluateConfig) -> Evaluation:
     accelerator = make_accelerator(devices, config.mixed_precision)
 
     # Data
+    prepare_once(prepare, config)
+    changed = changed_names(info, describe(config))
+    if changed:
+        raise SettingError(
+            f"the data has changed since training: describe in data.py returns other {changed}, so "
+            "the splits may be others too; restore it"
+        )
     dataset = load_split(settings.split, config, info)
     loader = EvaluationLoader(dataset, collate, config, devices)
 
@@ -68,7 +78,7 @@ def evaluate_run(settings: EvaluateConfig) -> Evaluation:
     evaluation = evaluate(model, loader, score, summarize)
     if devices.is_main_process:
         rows = {
-            name.capitalize().replace("_", " "): f"{value:.4f}"
+            name.capitalize().replace("_", " "): shown(value)
             for name, value in evaluation.results.items()
         }
         title = f"{settings.split.capitalize()} split, {evaluation.num_samples} samples"

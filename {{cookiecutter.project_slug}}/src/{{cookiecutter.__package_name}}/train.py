@@ -68,7 +68,7 @@ def train(config: TrainConfig) -> None:
     accelerator = make_accelerator(devices, precision, accumulation_steps, SHARD_UNITS)
     start = run_folder.broadcast_start(len(train_set), info)
     plan = make_plan(config, devices, len(train_set), start.step, start.has_ended(config.patience))
-    show_plan(plan, start, model, trial)
+    show_plan(plan, start, info, model, trial)
     model.to(device)
     if config.compile:
         model.compile(options=COMPILE_OPTIONS)

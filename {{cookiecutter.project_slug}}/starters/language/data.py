@@ -12,6 +12,7 @@ be larger than memory. What the programs need of this file:
 
 import pydoc_data.topics
 from collections.abc import Sequence
+from hashlib import sha256
 from typing import Any, Literal
 
 import numpy as np
@@ -31,6 +32,7 @@ VOCABULARY_SIZE = 256
 # Where each split starts and ends in each file, in tenths of its blocks.
 SPLITS = {"train": (0, 8), "validation": (8, 9), "test": (9, 10)}
 NUM_TENTHS = 10
+PART = 2**20
 
 
 class Blocks(Dataset[Tensor]):
@@ -65,8 +67,12 @@ def prepare(config: TrainConfig) -> None:
 
 
 def describe(config: TrainConfig) -> DataInfo:
-    """Return the size of the text, by which a resumed run knows it again."""
-    return {"vocabulary_size": VOCABULARY_SIZE, "bytes": sum(map(len, read_texts(config)))}
+    """Return what identifies the text, by which a resumed run knows it again."""
+    texts = read_texts(config)
+    # Its beginnings and ends: a whole file may be larger than memory.
+    parts = b"".join(bytes(text[:PART]) + bytes(text[-PART:]) for text in texts)
+    digest = sha256(parts + str([len(text) for text in texts]).encode()).hexdigest()[:16]
+    return {"vocabulary_size": VOCABULARY_SIZE, "bytes": sum(map(len, texts)), "text": digest}
 
 
 def load_split(
@@ -90,23 +96,25 @@ def num_blocks(num_bytes: int, block_size: int) -> int:
 
 def read_texts(config: TrainConfig) -> Sequence[Bytes]:
     """Return the built-in text, or each file, memory-mapped; refuse one that is too short."""
-    if not config.data_file:
-        topics = pydoc_data.topics.topics
-        text = "\n\n".join(topics[name] for name in sorted(topics))
-        return [np.frombuffer(text.encode(), dtype=np.uint8)]
-    texts: list[Bytes] = []
+    topics = pydoc_data.topics.topics
+    built_in = "\n\n".join(topics[name] for name in sorted(topics)).encode()
+    texts: dict[str, Bytes] = {}
     for file in config.data_file:
         try:
-            size = file.stat().st_size
-            if num_blocks(size, config.block_size) < NUM_TENTHS:
-                raise SettingError(
-                    f"data_file {file} has {size} bytes, and three splits need at least "
-                    f"{NUM_TENTHS * config.block_size + 1}; try a smaller --block-size"
-                )
-            texts.append(np.memmap(file, dtype=np.uint8, mode="r"))
+            has_bytes = file.stat().st_size > 0  # An empty file cannot be mapped.
+            texts[f"data_file {file}"] = (
+                np.memmap(file, dtype=np.uint8, mode="r") if has_bytes else np.zeros(0, np.uint8)
+            )
         except OSError as error:
             raise SettingError(f"data_file {file} cannot be read: {error.strerror}") from error
-    return texts
+    texts = texts or {"the built-in text": np.frombuffer(built_in, dtype=np.uint8)}
+    for name, text in texts.items():
+        if num_blocks(len(text), config.block_size) < NUM_TENTHS:
+            raise SettingError(
+                f"{name} has {len(text)} bytes, and three splits need at least "
+                f"{NUM_TENTHS * config.block_size + 1}; try a smaller --block-size"
+            )
+    return list(texts.values())
 
 
 def to_text(tokens: Sequence[int]) -> str:

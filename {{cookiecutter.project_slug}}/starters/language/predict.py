@@ -6,7 +6,7 @@ from typing import Annotated
 
 import torch
 import tyro
-from annotated_types import Ge
+from annotated_types import Ge, Lt
 from torch import Tensor
 
 from .config import TrainConfig
@@ -28,7 +28,7 @@ class PredictConfig(TrainedRun):
     temperature: Annotated[float, Ge(0)] = 0.8
     """Divides the logits: 0 always takes the most probable byte, 1 draws as the model predicts."""
 
-    seed: Annotated[int, Ge(0)] = 0
+    seed: Annotated[int, Ge(0), Lt(2**63)] = 0
     """Random seed of each prompt's completion."""
 
     json: bool = False
@@ -64,9 +64,9 @@ def predict(settings: PredictConfig) -> list[str]:
 
 def draw(logits: Tensor, temperature: float, generator: torch.Generator) -> Tensor:
     """Return a byte drawn from the logits, (1,); the most probable one at temperature 0."""
-    if temperature == 0:
+    if temperature < 1e-6:
         return logits.argmax(keepdim=True)
-    probabilities = (logits / temperature).softmax(dim=0)
+    probabilities = ((logits - logits.max()) / temperature).softmax(dim=0)
     return torch.multinomial(probabilities, 1, generator=generator)
 
 
@@ -76,7 +76,8 @@ def main() -> None:
         settings = parse_command_line(PredictConfig)
         for prompt, completion in zip(settings.prompts, predict(settings), strict=True):
             if settings.json:
-                print(json.dumps({"prompt": prompt, "completion": completion}))
+                line = {"prompt": to_text(prompt.encode(errors="surrogateescape"))}
+                print(json.dumps(line | {"completion": completion}, ensure_ascii=False))
             else:
                 print(f"{prompt}{completion}\n")
 

@@ -100,13 +100,21 @@ def test_files_are_memory_mapped(tmp_path: Path) -> None:
     blocks = load_split("train", config, describe(config))
 
     assert all(isinstance(text, np.memmap) for text in blocks.texts)
-    assert describe(config)["bytes"] == 3000
+    info = describe(config)
+    assert info["bytes"] == 3000
+    config.data_file[0].write_bytes(b"abd" * 1000)
+    assert describe(config)["text"] != info["text"]
 
 
 def test_a_file_that_will_not_do_is_named(tmp_path: Path) -> None:
     config = files(tmp_path, b"x" * 500, b"x" * 160)
     with pytest.raises(SettingError, match=r"1\.txt has 160 bytes, .* need at least 161; try a s"):
         describe(config)
+    with pytest.raises(SettingError, match=r"the built-in text has \d+ bytes, .* smaller --block"):
+        describe(TrainConfig(block_size=100_000))
+    (tmp_path / "empty.txt").touch()
+    with pytest.raises(SettingError, match=r"empty\.txt has 0 bytes"):
+        describe(replace(config, data_file=(tmp_path / "empty.txt",)))
     for path in (tmp_path, tmp_path / "none.txt"):
         with pytest.raises(SettingError, match=f"data_file {path} cannot be read: "):
             describe(replace(config, data_file=(path,)))
@@ -237,6 +245,14 @@ def test_a_completion_is_drawn_from_the_seed_and_its_own_prompt(run_dir: Path) -
 
     assert predict.predict(replace(settings, prompts=("a",))) == [second]
     assert predict.predict(replace(settings, prompts=("x",), seed=1)) != [first]
+
+
+@pytest.mark.parametrize("temperature", [1e-320, 1e-5, 1e30])
+def test_any_temperature_draws(temperature: float, run_dir: Path) -> None:
+    settings = predict.PredictConfig(
+        run_dir=run_dir, prompts=("a",), num_tokens=2, temperature=temperature
+    )
+    assert temperature > 1 or predict.predict(settings) == ["ba"]
 
 
 def test_predictions_print_as_text_or_json(

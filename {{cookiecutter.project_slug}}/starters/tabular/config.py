@@ -55,3 +55,7 @@ class TrainConfig(RunConfig):
             raise SettingError("data_file needs the column to predict; try --target NAME")
         if not self.data_file and (self.target or self.ignore_columns):
             raise SettingError("target and ignore_columns need a table; try --data-file FILE.csv")
+        if self.target in self.ignore_columns:
+            raise SettingError(
+                f"target ({self.target}) is among ignore_columns; leave it out there"
+            )

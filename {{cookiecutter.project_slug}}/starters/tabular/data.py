@@ -52,8 +52,10 @@ def describe(config: TrainConfig) -> DataInfo:
         if is_text.any() and column.nunique(dropna=False) > 1:
             counts = as_text(column).value_counts()
             if len(counts) > max(20, counts.sum() / 2):
-                example = f"{len(counts)} different texts, such as {column[is_text].iloc[0]!r}"
-                raise SettingError(f"column {name!r} has {example}; try --ignore-columns")
+                example = f"different texts, such as {column[is_text].iloc[0]!r}"
+                if is_text.mean() < 0.5:
+                    raise SettingError(f"column {name!r} has numbers and {example}; empty those")
+                raise SettingError(f"column {name!r} has many {example}; try --ignore-columns")
             # The others teach the model what to make of unknown ones.
             categories[name] = sorted(counts.index[counts > 1])
         elif len(np.unique(values)) > 1:
@@ -104,7 +106,7 @@ def read_data(config: TrainConfig) -> tuple[pd.DataFrame, Array]:
 def read_table(file: Path) -> pd.DataFrame:
     """Return a table of numbers and text, without columns that have no name."""
     try:
-        if file.suffix == ".parquet":
+        if file.suffix.lower() == ".parquet":
             table = pd.read_parquet(file).reset_index(drop=True)
         else:
             # As text, so that a category reads the same in every file.
@@ -152,7 +154,10 @@ def read_target(column: pd.Series, task: str) -> Array:
     has_text, num_missing = bool(is_text.any()), int((np.isnan(values) & ~is_text).sum())
     num_values = column.nunique() if has_text else len(np.unique(values))
     if num_missing:
-        raise SettingError(f"{name} is missing in {num_missing} of {num_rows} rows; remove those")
+        raise SettingError(
+            f"{name} is missing, infinite or above 3e38 in {num_missing} of {num_rows} rows; "
+            "remove those"
+        )
     if num_values < 2:
         raise SettingError(f"{name} is {column.iloc[0]!r} in every row; name another --target")
     if task == "regression" and has_text:

@@ -41,6 +41,7 @@ FOLDER_SIZE = 32
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".pgm", ".ppm", ".tif", ".tiff", ".webp")
 TEST_PART, VALIDATION_PART = 0.2, 0.1
 FEWEST = 10
+SPLIT_NAMES = {"train", "training", "val", "valid", "validation", "test"}
 # Not --seed: the splits belong to the data set, not to the run.
 SPLIT_SEED = 0
 
@@ -109,7 +110,11 @@ def describe(config: TrainConfig) -> DataInfo:
     """Return the names of the classes, and the shape of an image."""
     pixels, names = load_images(config)
     _, channels, size, _ = pixels.shape
-    return {"classes": sorted(set(names)), "channels": channels, "image_size": size}
+    files = find_images(config.data_dir) if config.data_dir else []
+    # By which a resumed run and an evaluation know the images again.
+    sizes = [(str(file.relative_to(config.data_dir or "")), file.stat().st_size) for file in files]
+    info = {"classes": sorted(set(names)), "channels": channels, "image_size": size}
+    return info | {"images": sha256(str(sizes).encode()).hexdigest()[:16] if sizes else "digits"}
 
 
 def load_split(
@@ -124,9 +129,6 @@ def load_split(
     if sorted(set(names)) != info["classes"]:
         raise SettingError(f"data_dir {config.data_dir} has other classes than the run's data.json")
     targets = np.array([info["classes"].index(name) for name in names])
-    (rarest, fewest) = Counter(names).most_common()[-1]
-    if fewest < FEWEST:
-        raise SettingError(f"class {rarest} has {fewest} images; each needs at least {FEWEST}")
     parts, rest = {}, np.arange(len(names))
     for name, part in (("test", TEST_PART), ("validation", VALIDATION_PART)):
         size = math.ceil(part * len(names))
@@ -150,14 +152,24 @@ def load_images(config: TrainConfig) -> tuple[Array, list[str]]:
 
 @cache
 def find_images(folder: Path) -> list[Path]:
-    """Return the image files in the subfolders of a folder, sorted, if there are any."""
-    files = [path for path in folder.glob("*/**/*") if path.suffix.lower() in SUFFIXES]
-    if not files:
+    """Return the image files in the subfolders of a folder, sorted; hidden ones are left out."""
+    files = sorted(
+        path
+        for path in folder.glob("*/**/*")
+        if path.suffix.lower() in SUFFIXES and path.is_file()
+        if not any(part.startswith((".", "__")) for part in path.relative_to(folder).parts)
+    )
+    counts = Counter(file.relative_to(folder).parts[0] for file in files)
+    if len(counts) < 2 or set(counts) <= SPLIT_NAMES:
+        found = ", ".join(counts) or "no images"
         raise SettingError(
-            f"data_dir {folder} has no images; give a folder that has a subfolder for each class, "
-            f"with files such as {', '.join(SUFFIXES[:3])}"
+            f"data_dir {folder} has {found}; give a folder that has a subfolder for each of two or "
+            f"more classes, with files such as {', '.join(SUFFIXES[:3])}; splits are drawn from it"
         )
-    return sorted(files)
+    rarest, fewest = counts.most_common()[-1]
+    if fewest < FEWEST:
+        raise SettingError(f"class {rarest} has too few images, {fewest}; at least {FEWEST}")
+    return files
 
 
 def pixels_file(config: TrainConfig) -> Path:
@@ -177,12 +189,18 @@ def read_image(file: Path, size: int) -> Array:
     try:
         with Image.open(file) as opened:
             image = ImageOps.exif_transpose(opened)
+            if image.mode == "F" or (image.mode == "I" and opened.format != "PNG"):
+                raise OSError("it has 32 bits per pixel; save it with 8 or 16")
             if image.mode.startswith("I"):  # 16 bits, which Pillow would clip to 8.
                 image = Image.fromarray((np.asarray(image) / 257).clip(0, 255).astype(np.uint8))
+            if image.has_transparency_data:
+                white = Image.new("RGBA", image.size, "white")
+                image = Image.alpha_composite(white, image.convert("RGBA"))
             square = ImageOps.fit(image.convert("RGB"), (size, size), Image.Resampling.BOX)
     # Pillow raises the last two for some corrupted files.
     except (OSError, SyntaxError, Image.DecompressionBombError) as error:
-        raise SettingError(f"{file} cannot be read as an image: {error}") from error
+        reason = getattr(error, "strerror", None) or error
+        raise SettingError(f"{file} cannot be read as an image: {reason}") from error
     return np.asarray(square).transpose(2, 0, 1)
 
 

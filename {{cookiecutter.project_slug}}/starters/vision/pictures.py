@@ -24,7 +24,7 @@ def draw_pictures(folder: Path, test_set: Images, test: Evaluation, info: DataIn
         test: Their scores, in the same order; `prediction` is the class.
         info: Names the classes.
     """
-    names = info["classes"]
+    names = [name if len(name) <= 12 else f"{name[:11]}…" for name in info["classes"]]
     targets = test_set.targets.numpy()
     predictions = test.scores["prediction"].numpy()
     mistakes = np.flatnonzero(predictions != targets)

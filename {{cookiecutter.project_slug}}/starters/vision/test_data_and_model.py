@@ -158,7 +158,15 @@ def test_a_folder_of_images_is_read_by_class(tmp_path: Path) -> None:
     prepare(config)
     info = describe(config)
 
+    digest = info.pop("images")
     assert info == {"classes": ["dark ones", "light ones"], "channels": 3, "image_size": 12}
+    moved = tmp_path / "images" / "dark ones" / "0.png"
+    moved.rename(tmp_path / "images" / "light ones" / "moved.png")
+    data.find_images.cache_clear()
+    prepare(config)
+    assert describe(config)["images"] != digest
+    (tmp_path / "images" / "light ones" / "moved.png").rename(moved)
+    data.find_images.cache_clear()
     splits = {split: load_split(split, config, info) for split in SIZES}
     assert {split: len(samples) for split, samples in splits.items()} == {
         "train": 28,
@@ -218,6 +226,27 @@ def test_a_16_bit_image_keeps_its_shades(tmp_path: Path) -> None:
     assert data.read_image(tmp_path / "deep.png", 2)[0].tolist() == [[0, 63], [127, 255]]
 
 
+def test_hidden_and_dangling_files_are_no_images(tmp_path: Path) -> None:
+    config = write_folder(tmp_path / "images")
+    folder = tmp_path / "images" / "dark ones"
+    (folder / "._0.png").write_bytes(b"of macOS")
+    (folder / "gone.png").symlink_to(folder / "nothing.png")
+    (tmp_path / "images" / ".ipynb_checkpoints").mkdir()
+    shutil.copy(folder / "0.png", tmp_path / "images" / ".ipynb_checkpoints")
+    prepare(config)
+    assert describe(config)["classes"] == ["dark ones", "light ones"]
+    assert len(data.find_images(tmp_path / "images")) == 40
+
+
+def test_transparent_pixels_are_white_and_deep_ones_refused(tmp_path: Path) -> None:
+    Image.new("RGBA", (4, 4), (200, 0, 0, 0)).save(tmp_path / "clear.png")
+    assert (data.read_image(tmp_path / "clear.png", 2) == 255).all()
+    for mode in ("I", "F"):
+        Image.new(mode, (4, 4), 1).save(tmp_path / "deep.tif")
+        with pytest.raises(SettingError, match=r"deep\.tif cannot be .* it has 32 bits per pixel"):
+            data.read_image(tmp_path / "deep.tif", 2)
+
+
 def test_an_image_is_upright_and_cropped_to_its_middle(tmp_path: Path) -> None:
     pixels = np.zeros((8, 24), dtype=np.uint8)
     pixels[:4, 8:16] = 255
@@ -241,12 +270,21 @@ def test_corrupt_images_are_named_before_training(tmp_path: Path) -> None:
 def test_a_folder_that_will_not_do_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(SettingError, match=r"no images; give a folder that has a subfolder"):
         prepare(TrainConfig(data_dir=tmp_path / "none"))
+    write_folder(tmp_path / "split" / "train" / "..")
+    for one, other in (("dark ones", "train"), ("light ones", "val")):
+        (tmp_path / "split" / one).rename(tmp_path / "split" / other)
+    with pytest.raises(SettingError, match=r"has train, val; give .* splits are drawn from it"):
+        prepare(TrainConfig(data_dir=tmp_path / "split"))
+    shutil.rmtree(tmp_path / "split" / "val")
+    data.find_images.cache_clear()
+    with pytest.raises(SettingError, match=r"has train; give .* two or more classes"):
+        prepare(TrainConfig(data_dir=tmp_path / "split"))
     with pytest.raises(SettingError, match="image_size is for the images of a folder"):
         describe(TrainConfig(image_size=9))
-    config = write_folder(tmp_path / "few", per_class=9)
+    with pytest.raises(SettingError, match=r"class \w+ ones has too few images, 9; at least 10"):
+        prepare(write_folder(tmp_path / "few", per_class=9))
+    config = write_folder(tmp_path / "enough", per_class=10)
     prepare(config)
-    with pytest.raises(SettingError, match=r"class \w+ ones has 9 images; each needs at least 10"):
-        load_split("train", config, describe(config))
     with pytest.raises(SettingError, match=r"has other classes than the run's data\.json"):
         load_split("train", config, {"classes": ["dark ones"]})
 

@@ -10,6 +10,12 @@ from .atomic import write_atomically
 DATA_FILE = "data.json"
 
 
+def changed_names(earlier: dict[str, Any], info: dict[str, Any]) -> str:
+    """Return what `describe` returns otherwise than earlier, by name; empty if nothing."""
+    names = [name for name in {**earlier, **info} if earlier.get(name) != info.get(name)]
+    return ", ".join(names)
+
+
 def save_data_info(run_dir: Path, info: dict[str, Any]) -> None:
     """Write what `describe` returned.
 

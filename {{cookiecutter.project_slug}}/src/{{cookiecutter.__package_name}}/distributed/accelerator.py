@@ -19,7 +19,7 @@ from torch import nn
 from ..settings.errors import SettingError
 from ..settings.run_config import Precision, RunConfig
 from .devices import Devices
-from .process_group import PROCESS_GROUP_TIMEOUT_SECONDS
+from .process_group import PROCESS_GROUP_TIMEOUT_SECONDS, ignore_warning_of_ddp
 from .program import package_name, program_name
 
 DISTRIBUTED_TYPES = {
@@ -71,6 +71,7 @@ def make_accelerator(
     Raises:
         SettingError: Accelerate uses another strategy or world size than was asked for.
     """
+    ignore_warning_of_ddp()
     sharding = FullyShardedDataParallelPlugin(
         fsdp_version=2,
         auto_wrap_policy="transformer_based_wrap",

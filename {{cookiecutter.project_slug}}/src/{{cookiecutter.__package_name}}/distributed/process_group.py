@@ -1,6 +1,7 @@
 """The process group: joined before the data is read, left after the model is freed."""
 
 import gc
+import warnings
 from datetime import timedelta
 
 import torch
@@ -15,6 +16,7 @@ PROCESS_GROUP_TIMEOUT_SECONDS = 600
 
 def join_process_group(devices: Devices) -> None:
     """Make the process group of all ranks: NCCL on GPUs, gloo on CPUs."""
+    ignore_warning_of_ddp()
     is_gpu = devices.device.type != "cpu"
     if is_gpu:
         torch.accelerator.set_device_index(devices.device)
@@ -23,6 +25,11 @@ def join_process_group(devices: Devices) -> None:
         timeout=timedelta(seconds=PROCESS_GROUP_TIMEOUT_SECONDS),
         device_id=devices.device if is_gpu else None,
     )
+
+
+def ignore_warning_of_ddp() -> None:
+    """Hide a deprecation: torch 2.13 renames `broadcast_buffers`, which older ones need."""
+    warnings.filterwarnings("ignore", message=".*broadcast_buffers", category=FutureWarning)
 
 
 def leave_process_group() -> None:

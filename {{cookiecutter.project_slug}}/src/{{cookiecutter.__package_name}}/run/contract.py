@@ -55,7 +55,10 @@ def check_loss(result: Any, num_samples: int) -> tuple[Tensor, int | None]:
     loss, items = result
     if not isinstance(loss, Tensor) or loss.numel() != 1 or not loss.is_floating_point():
         found = tuple(loss.shape) if isinstance(loss, Tensor) else type(loss).__name__
-        raise SettingError(f"model.py: compute_loss returned {found} as the loss; return a scalar")
+        raise SettingError(
+            f"model.py: compute_loss returned {found} as the loss; return a scalar, "
+            "such as the sum of several"
+        )
     if isinstance(items, Tensor) and items.numel() == 1:
         return loss, None
     if not isinstance(items, int) or items < 1 or items % num_samples:

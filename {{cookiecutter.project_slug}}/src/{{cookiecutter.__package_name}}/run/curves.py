@@ -57,7 +57,7 @@ def _draw_metric(axes: Axes, metrics: Sequence[Mapping[str, Any]], name: str) ->
             axes.plot(steps, values, marker=marker, markersize=size, color=color, label=split)
     axes.set_title(name.replace("_", " ").capitalize())
     axes.set_xlabel("optimizer step")
-    if name == "loss" and all(line["loss"] is None or line["loss"] > 0 for line in metrics):
+    if name == "loss" and all((line.get("loss") or 1) > 0 for line in metrics):
         axes.set_yscale("log")
         # Plain numbers; where the range is narrow, not of powers of ten alone.
         axes.yaxis.set_major_formatter(LogFormatter(labelOnlyBase=False))

@@ -12,7 +12,7 @@ from typing import Any, Self
 from filelock import FileLock
 
 from ..checkpoint.atomic import write_atomically
-from ..checkpoint.data_info import save_data_info
+from ..checkpoint.data_info import changed_names, save_data_info
 from ..checkpoint.progress import Progress
 from ..checkpoint.resume import find_start, resume_command
 from ..checkpoint.store import (
@@ -113,12 +113,11 @@ class RunFolder(AbstractContextManager["RunFolder"]):
                 f"{start.num_train_samples} up to step {start.step}; restore it, or try "
                 "--allow-changes"
             )
-        earlier = info if start.data_info is None else start.data_info
-        names = [name for name in {**earlier, **info} if earlier.get(name) != info.get(name)]
-        if names:
+        changed = changed_names(info if start.data_info is None else start.data_info, info)
+        if changed:
             raise SettingError(
                 f"the data has changed since step {start.step}: describe in data.py returns other "
-                f"{', '.join(names)}; restore it, or try --allow-changes"
+                f"{changed}; restore it, or try --allow-changes"
             )
 
     def __enter__(self) -> Self:

@@ -14,6 +14,7 @@ from .folder import RunFolder
 from .metrics_file import append_metrics
 from .speed import Speed
 from .stopwatch import Stopwatch
+from .tables import shown
 from .trackers import Tracker
 from .trial import Trial
 
@@ -96,7 +97,7 @@ class RunLog(AbstractContextManager["RunLog"]):
         """Record the results of an evaluation, and the number of samples they are from."""
         results = evaluation.results
         self._record(split, step, {**results, "samples": evaluation.num_samples})
-        text = "  ".join(f"{name} {value:.4f}" for name, value in results.items())
+        text = "  ".join(f"{name} {shown(value)}" for name, value in results.items())
         self._print(split, step, text)
 
     def _record(self, split: str, step: int, values: Mapping[str, float]) -> None:

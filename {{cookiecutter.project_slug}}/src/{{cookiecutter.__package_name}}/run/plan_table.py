@@ -33,13 +33,21 @@ def show_plan_only(
     """
     folder.check_data(num_train_samples, info)
     plan = make_plan(config, devices, num_train_samples, folder.start.step)
-    show_plan(plan, folder.start, model, trial)
+    show_plan(plan, folder.start, info, model, trial)
 
 
-def show_plan(plan: Plan, start: Progress, model: nn.Module, trial: Trial) -> None:
+def show_plan(
+    plan: Plan, start: Progress, info: dict[str, Any], model: nn.Module, trial: Trial
+) -> None:
     """Print the plan on rank 0."""
     if plan.devices.is_main_process:
-        print_table("Plan", plan_rows(plan, start, model, trial))
+        print_table("Plan", {**plan_rows(plan, start, model, trial), "Data": _data(info)})
+
+
+def _data(info: dict[str, Any]) -> str:
+    """Return what `describe` returned, of lists and dictionaries their lengths."""
+    values = {name: len(v) if isinstance(v, list | dict) else v for name, v in info.items()}
+    return ", ".join(f"{name} {value}" for name, value in values.items()) or "nothing described"
 
 
 def plan_rows(plan: Plan, start: Progress, model: nn.Module, trial: Trial) -> dict[str, str]:
@@ -63,7 +71,7 @@ def plan_rows(plan: Plan, start: Progress, model: nn.Module, trial: Trial) -> di
         f"replica{'s' * (devices.data_parallel_size > 1)} x {accumulation} "
         f"accumulation step{'s' * (accumulation > 1)}",
         "Epoch": f"{plan.steps_per_epoch} steps, {used} of {plan.num_train_samples} samples"
-        + (f"; {rest} are left out, other ones each epoch" if rest else ""),
+        + (f"; {rest} left out, others in each epoch" if rest else ""),
         "Steps": f"{plan.total_steps} optimizer steps ({epochs:.3g} epochs)",
         "Checkpoints": _checkpoints(config),
         **({"Resumed": _resumed(devices, start)} if start.step else {}),
@@ -111,7 +119,8 @@ def _exact(plan: Plan) -> str:
     num_micro_batches = plan.config.num_micro_batches
     sizes = [odd * 2**power for power in range(num_micro_batches.bit_length())]
     same = ", ".join(str(size) for size in sizes if num_micro_batches % size == 0)
-    return f"the same bits on {same} processes, with this hardware and these versions"
+    processes = "process" if same == "1" else "processes"
+    return f"the same bits on {same} {processes}, with this hardware and these versions"
 
 
 def _checkpoints(config: RunConfig) -> str:

@@ -191,7 +191,7 @@ class Run(AbstractContextManager["Run"]):
         self.log.close()
         with self.folder.writing():
             write_results(self.folder.path, summary, weights)
-        failure = test and draw_safely(draw_pictures, self.folder, test_set, test)
+        failures = draw_safely(draw_pictures, self.folder, test_set, test)
         print_results(self.folder, summary, test)
-        if failure:
+        for failure in failures:
             print(f"warning: {failure}", file=sys.stderr)

@@ -16,7 +16,7 @@ from ..checkpoint.weights import WEIGHTS_FILE, save_weights
 from .curves import CURVES_FILE, draw_curves
 from .folder import PICTURES_FOLDER, SUMMARY_FILE, RunFolder
 from .metrics_file import read_metrics
-from .tables import print_table
+from .tables import print_table, shown
 
 DrawPictures = Callable[[Path, Any, Evaluation, dict[str, Any]], None]
 
@@ -65,29 +65,37 @@ def summarize_run(
 
 
 def write_results(run_dir: Path, summary: Mapping[str, Any], weights: Mapping[str, Tensor]) -> None:
-    """Write final weights, if there are any, the summary, and the curves of the log."""
+    """Write final weights, if there are any, and the summary."""
     if weights:
         save_weights(run_dir, weights)
     write_json(run_dir / SUMMARY_FILE, summary)
-    draw_curves(read_metrics(run_dir), run_dir / CURVES_FILE)
 
 
 def draw_safely(
-    draw_pictures: DrawPictures, run_folder: RunFolder, test_set: Any, test: Evaluation
-) -> str | None:
-    """Call the user's function; if it fails, return why and where, as one line."""
+    draw_pictures: DrawPictures, run_folder: RunFolder, test_set: Any, test: Evaluation | None
+) -> list[str]:
+    """Draw the curves and the user's pictures; return in one line each why and where one failed."""
     folder = run_folder.path / PICTURES_FOLDER
-    try:
-        folder.mkdir(exist_ok=True)
-        draw_pictures(folder, test_set, test, run_folder.info)
-    except Exception as error:
-        frame = traceback.extract_tb(error.__traceback__)[-1]
-        reason = " ".join(f"{type(error).__name__}: {error}".split())
-        return f"draw_pictures failed ({frame.filename}, line {frame.lineno}): {reason}"
-    finally:
-        with contextlib.suppress(OSError):
-            folder.rmdir()  # If nothing was drawn.
-    return None
+
+    def draw_users() -> None:
+        if test:
+            folder.mkdir(exist_ok=True)
+            draw_pictures(folder, test_set, test, run_folder.info)
+
+    def draw_log() -> None:
+        draw_curves(read_metrics(run_folder.path), run_folder.path / CURVES_FILE)
+
+    failures = []
+    for name, draw in (("draw_curves", draw_log), ("draw_pictures", draw_users)):
+        try:
+            draw()
+        except Exception as error:
+            frame = traceback.extract_tb(error.__traceback__)[-1]
+            reason = " ".join(f"{type(error).__name__}: {error}".split())
+            failures.append(f"{name} failed ({frame.filename}, line {frame.lineno}): {reason}")
+    with contextlib.suppress(OSError):
+        folder.rmdir()  # If nothing was drawn.
+    return failures
 
 
 def print_results(folder: RunFolder, summary: Mapping[str, Any], test: Evaluation | None) -> None:
@@ -105,7 +113,7 @@ def print_results(folder: RunFolder, summary: Mapping[str, Any], test: Evaluatio
         "Result",
         {
             **{
-                f"Test {name}".replace("_", " "): f"{value:.4f}"
+                f"Test {name}".replace("_", " "): shown(value)
                 for name, value in test.results.items()
             },
             "Test samples": f"{test.num_samples}",

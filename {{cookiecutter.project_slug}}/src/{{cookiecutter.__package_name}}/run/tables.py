@@ -7,6 +7,11 @@ from rich.table import Table
 from rich.text import Text
 
 
+def shown(value: float) -> str:
+    """Return a result with four decimals, or a large one with five digits."""
+    return f"{value:.4f}" if abs(value) < 1e5 else f"{value:.5g}"
+
+
 def print_table(title: str, rows: Mapping[str, str]) -> None:
     """Print names and values under a title."""
     table = Table(show_header=False, box=None, pad_edge=False)
