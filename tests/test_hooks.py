@@ -259,7 +259,7 @@ def test_the_hook_and_the_checks_call_no_shell_and_nothing_of_one_system() -> No
         portable = {"dirname", "exists", "join"}
         assert of_os <= {f"os.path.{name}" for name in portable} | {
             *("os.environ.items", "os.getcwd", "os.listdir", "os.remove", "os.removedirs"),
-            *("os.chmod", "os.dup2", "os.open", "os.rename", "os.rmdir", "os.stat"),
+            *("os.chmod", "os.dup2", "os.open", "os.rename", "os.rmdir", "os.stat", "os.walk"),
         }
         keywords = {node.arg for node in ast.walk(tree) if isinstance(node, ast.keyword)}
         assert not keywords & {"shell", "preexec_fn", "start_new_session", "umask"}
