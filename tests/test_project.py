@@ -72,9 +72,11 @@ sys.meta_path.insert(0, Recorder())
 '''
 
 
+@pytest.mark.parametrize("starter", STARTERS)
 def test_no_module_that_the_programs_ask_for_may_be_a_projects_name(
-    default_project: Path, tmp_path: Path
+    starter: str, starter_projects: dict[str, Path], tmp_path: Path
 ) -> None:
+    project = starter_projects[starter]
     recorded = tmp_path / "recorded"
     (tmp_path / "sitecustomize.py").write_text(SITECUSTOMIZE, encoding="utf-8")
     folder = str(tmp_path / "run")
@@ -84,8 +86,8 @@ def test_no_module_that_the_programs_ask_for_may_be_a_projects_name(
         ["-m", "accelerate.commands.accelerate_cli", "launch", "--help"],
         ["-m", "pytest", "--collect-only", "-q", "-p", "no:cacheprovider"],
     ):
-        paths = os.pathsep.join([str(tmp_path), str(default_project / "src")])
-        run(default_project, *command, PYTHONPATH=paths, RECORDED_IMPORTS=str(recorded))
+        paths = os.pathsep.join([str(tmp_path), str(project / "src")])
+        run(project, *command, PYTHONPATH=paths, RECORDED_IMPORTS=str(recorded))
     names = set(recorded.read_text(encoding="utf-8").split()) - {"my_run", "sitecustomize"}
     assert {"torch", "google", "tensorflow"} <= names
     allowed = {name for name in names if slug_fault(name.replace("_", "-")) is None}

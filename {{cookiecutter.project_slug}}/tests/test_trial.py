@@ -11,6 +11,7 @@ from torch.nn.functional import (
 )
 from torch.utils.data import IterableDataset
 
+from my_run.run import trial as trials
 from my_run.run import users_code
 from my_run.run.trial import (
     Trial,
@@ -174,7 +175,7 @@ def test_the_flops_of_attention_are_counted() -> None:
 
 
 def test_a_large_model_is_tried_with_two_samples(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("my_run.run.trial.LARGE_MODEL_PARAMETERS", 10)
+    monkeypatch.setattr(trials, "LARGE_MODEL_PARAMETERS", 10)
     sizes: list[int] = []
 
     def count(network: nn.Module, batch: Any) -> dict[str, Tensor]:
