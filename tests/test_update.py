@@ -93,8 +93,9 @@ def test_an_update_brings_the_templates_changes_and_keeps_the_users(
 
     [package_template] = (template / PROJECT_TEMPLATE.name / "src").iterdir()
     project_template = template / PROJECT_TEMPLATE.name
+    starter = project_template / "starters" / "vision"
     for name in USERS_FILES:
-        path = package_template / name
+        path = starter / name
         path.write_text("# Newer.\n" + path.read_text(encoding="utf-8"), encoding="utf-8")
     change(project_template / "README.md", "## Start\n", "## Start here\n")
     change(project_template / "noxfile.py", "import nox\n\n", "import nox\n\n# Newer.\n")
@@ -145,8 +146,8 @@ def test_a_change_of_the_same_lines_is_a_conflict_that_git_shows(
     first_line = data.read_text(encoding="utf-8").splitlines()[0]
     change(data, first_line, '"""Mine."""')
     commit(project)
-    [package_template] = (template / PROJECT_TEMPLATE.name / "src").iterdir()
-    change(package_template / "data.py", first_line, '"""Theirs."""')
+    starter = template / PROJECT_TEMPLATE.name / "starters" / "vision"
+    change(starter / "data.py", first_line, '"""Theirs."""')
     commit(template)
     cruft(project, "update", "--skip-apply-ask")
     assert git(project, "diff", "--name-only", "--diff-filter=U") == "src/big_digits/data.py"
