@@ -59,7 +59,6 @@ def evaluate_run(settings: EvaluateConfig) -> Evaluation:
     )
     devices = find_devices(config)
     use_deterministic_kernels(devices)
-    accelerator = make_accelerator(devices, config.mixed_precision)
 
     # Data
     prepare_once(prepare, config)
@@ -73,6 +72,7 @@ def evaluate_run(settings: EvaluateConfig) -> Evaluation:
     loader = EvaluationLoader(dataset, collate, config, devices)
 
     # Model
+    accelerator = make_accelerator(devices, config.mixed_precision)
     model = accelerator.prepare_model(model, evaluation_mode=True)
 
     evaluation = evaluate(model, loader, score, summarize)

@@ -123,7 +123,7 @@ def load_split(
     """Return 70 % of the samples to train, 10 % to validate or 20 % to test, stratified by class.
 
     Raises:
-        SettingError: a class has too few samples, or the folder has other classes than `info`.
+        SettingError: the folder has other classes than `info`.
     """
     pixels, names = load_images(config)
     if sorted(set(names)) != info["classes"]:

@@ -3,7 +3,7 @@
 import sys
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from ..distributed.collectives import is_distributed, max_over_ranks, min_over_ranks
@@ -22,19 +22,24 @@ def warn_about_buffers(model: nn.Module, devices: Devices) -> None:
 
 
 def differing_buffers(model: nn.Module) -> list[str]:
-    """Return the buffers that differ between ranks, but for those of BatchNorm; all ranks call it.
-
-    BatchNorm's are kept alike by `BatchNormSum`.
-    """
+    """Return the names of buffers that differ between ranks; all ranks call it."""
     if not is_distributed():
         return []
     differing = []
-    for name, buffer in model.named_buffers():
-        is_norm = isinstance(model.get_submodule(name.rpartition(".")[0]), _BatchNorm)
-        if is_norm or not buffer.numel() or buffer.is_complex():
+    for name, buffer in buffers_of_others(model).items():
+        if not buffer.numel() or buffer.is_complex():
             continue
         values = buffer.to(torch.uint8) if buffer.dtype == torch.bool else buffer.detach()
         lowest, highest = min_over_ranks(values.clone()), max_over_ranks(values.clone())
         if not torch.equal(lowest, highest):
             differing.append(name)
     return differing
+
+
+def buffers_of_others(model: nn.Module) -> dict[str, Tensor]:
+    """Return the buffers by name, without those of BatchNorm, which `BatchNormSum` keeps alike."""
+    return {
+        name: buffer
+        for name, buffer in model.named_buffers()
+        if not isinstance(model.get_submodule(name.rpartition(".")[0]), _BatchNorm)
+    }

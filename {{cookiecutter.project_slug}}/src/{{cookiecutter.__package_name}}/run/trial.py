@@ -13,6 +13,7 @@ from ..batches.evaluation import Score, Summarize, check_rows
 from ..batches.loaders import Collate, MapDataset
 from ..batches.sampling import sample_order
 from ..batches.seeds import seed_torch
+from ..exact.buffers import buffers_of_others
 from ..settings.errors import SettingError
 from ..settings.run_config import RunConfig
 from .contract import ComputeLoss, check_layers, check_loss, check_set, check_sum
@@ -147,15 +148,8 @@ def try_out_scores(
 
 def _restore_buffers(model: nn.Module, before: Mapping[str, Tensor]) -> list[str]:
     """Restore the buffers, and return those that were changed by anything but BatchNorm."""
-    changed = [
-        name for name, buffer in model.named_buffers() if not torch.equal(buffer, before[name])
-    ]
+    others = buffers_of_others(model)
+    changed = [name for name, buffer in others.items() if not torch.equal(buffer, before[name])]
     for name, buffer in model.named_buffers():
         buffer.copy_(before[name])
-    return [
-        name
-        for name in changed
-        if not isinstance(
-            model.get_submodule(name.rpartition(".")[0]), nn.modules.batchnorm._BatchNorm
-        )
-    ]
+    return changed

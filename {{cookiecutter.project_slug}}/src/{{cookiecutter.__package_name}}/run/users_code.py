@@ -24,17 +24,14 @@ def errors_named(file: str, function: str) -> Iterator[None]:
         raise
     except Exception as error:
         package = Path(__file__).parents[1]
-        frames = [f for f in traceback.extract_tb(error.__traceback__)]
+        frames = traceback.extract_tb(error.__traceback__)
         own = [f for f in frames if Path(f.filename).parent == package]
         where = f"{Path(own[-1].filename).name}, line {own[-1].lineno}" if own else file
         message = " ".join(str(error).split())[:300]
-        advice = nondeterministic_operation(error)
-        raise SettingError(
-            f"{where}: {advice}"
-            if advice
-            else f"{where}: {function} failed on the first samples: "
-            f"{type(error).__name__}: {message}"
-        ) from error
+        reason = nondeterministic_operation(error) or (
+            f"{function} failed on the first samples: {type(error).__name__}: {message}"
+        )
+        raise SettingError(f"{where}: {reason}") from error
 
 
 def call_users(name: str, function: Callable[..., Any], *arguments: Any) -> Any:
