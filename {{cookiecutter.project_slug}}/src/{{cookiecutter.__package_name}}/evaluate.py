@@ -77,15 +77,15 @@ def evaluate_run(settings: EvaluateConfig) -> Evaluation:
 
     evaluation = evaluate(model, loader, score, summarize)
     if devices.is_main_process:
+        split = settings.split.capitalize()
         rows = {
-            name.capitalize().replace("_", " "): shown(value)
+            f"{split} {name}".replace("_", " "): shown(value)
             for name, value in evaluation.results.items()
         }
-        title = f"{settings.split.capitalize()} split, {evaluation.num_samples} samples"
+        rows[f"{split} samples"] = f"{evaluation.num_samples}"
         processes = f"{devices.world_size} ({devices.strategy}, {devices.device.type})"
-        print_table(
-            title, {**rows, "Processes": processes, "Weights": f"{settings.weights_folder}/"}
-        )
+        rows |= {"Processes": processes, "Weights": f"{settings.weights_folder}/"}
+        print_table("Result", rows)
     return evaluation
 
 

@@ -18,14 +18,7 @@ LOSS_RANGE = Normalize(vmin=0, vmax=5.5, clip=True)
 
 
 def draw_pictures(folder: Path, test_set: Blocks, test: Evaluation, info: DataInfo) -> None:
-    """Save the loss by the length of the context, beside test samples colored by their loss.
-
-    Args:
-        folder: Where to save pictures, as PNG.
-        test_set: The samples.
-        test: Their scores, in the same order; `token_losses` is (samples, block_size), in nats.
-        info: Of the data; not needed here.
-    """
+    """Save the loss by length of context, beside test samples colored by their loss, as PNG."""
     losses = test.scores["token_losses"].float()
     figure = Figure(figsize=(13, 5.6), dpi=150, layout="constrained")
     left, right = figure.subplots(1, 2, width_ratios=(1, 1.6), squeeze=False)[0]

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from matplotlib.figure import Figure
-from sklearn.metrics import ConfusionMatrixDisplay, RocCurveDisplay
+from sklearn.metrics import ConfusionMatrixDisplay, PredictionErrorDisplay, RocCurveDisplay
 
 from .batches.evaluation import Evaluation
 from .data import DataInfo
@@ -23,12 +23,8 @@ def draw_pictures(folder: Path, test_set: Any, test: Evaluation, info: DataInfo)
     if info["target"]:
         mean, std = info["target"]["mean"], info["target"]["std"]
         true, predicted = (scores[name] * std + mean for name in ("target", "prediction"))
-        left.scatter(predicted, true, s=16, alpha=0.6)
-        left.axline((mean, mean), slope=1, color="black", linestyle="--")
-        left.set(xlabel="Predicted value", ylabel="True value")
-        right.scatter(predicted, true - predicted, s=16, alpha=0.6)
-        right.axhline(0, color="black", linestyle="--")
-        right.set(xlabel="Predicted value", ylabel="Residual (true - predicted)")
+        for kind, axes in (("actual_vs_predicted", left), ("residual_vs_predicted", right)):
+            PredictionErrorDisplay.from_predictions(true, predicted, kind=kind, ax=axes)
     else:
         targets, probabilities = scores["target"], scores["probabilities"]
         names = [name if len(name) <= 20 else f"{name[:19]}…" for name in info["classes"]]

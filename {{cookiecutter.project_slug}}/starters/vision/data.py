@@ -213,10 +213,7 @@ def read_inputs(files: Sequence[Path], info: DataInfo) -> Tensor:
 
 
 def warp_randomly(images: Tensor) -> Tensor:
-    """Return images, each rotated, scaled, sheared and shifted at random.
-
-    By up to 0.15 rad, 10 %, 0.2, and 9 % of the size.
-    """
+    """Return images rotated (0.15 rad), scaled (10 %), sheared (0.2), shifted (9 %) at random."""
     angle, width, height, shear, shift_x, shift_y = 2 * torch.rand(6, len(images)) - 1
     angle, shear = 0.15 * angle, 0.2 * shear
     x_axis = (1 + 0.1 * width) * angle.cos(), shear - (1 + 0.1 * height) * angle.sin()

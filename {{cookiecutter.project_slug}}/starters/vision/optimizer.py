@@ -29,9 +29,6 @@ def make_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimiz
 def set_learning_rate(
     optimizer: torch.optim.Optimizer, step: int, config: TrainConfig, total_steps: int
 ) -> float:
-    """Set the learning rate of every parameter group for optimizer step `step`; return the highest.
-
-    Groups keep the ratio of the rates that they were made with.
-    """
+    """Set the rate of each group for optimizer step `step`, in their ratio; return the highest."""
     factor = warmup_cosine(step, config.warmup_steps, total_steps)
     return scale_learning_rates(optimizer, factor)

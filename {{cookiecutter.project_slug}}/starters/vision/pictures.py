@@ -16,14 +16,7 @@ MOST_NUMBERS = 20
 
 
 def draw_pictures(folder: Path, test_set: Images, test: Evaluation, info: DataInfo) -> None:
-    """Save samples with their predictions, mistakes first, beside the confusion matrix.
-
-    Args:
-        folder: Where to save pictures, as PNG.
-        test_set: The samples.
-        test: Their scores, in the same order; `prediction` is the class.
-        info: Names the classes.
-    """
+    """Save samples with their predictions, mistakes first, beside the confusion matrix, as PNG."""
     names = [name if len(name) <= 12 else f"{name[:11]}…" for name in info["classes"]]
     targets = test_set.targets.numpy()
     predictions = test.scores["prediction"].numpy()
@@ -38,10 +31,10 @@ def draw_pictures(folder: Path, test_set: Images, test: Evaluation, info: DataIn
     for axes in grid:
         axes.axis("off")
     for axes, index in zip(grid, shown, strict=False):
-        title = names[predictions[index]]
-        is_right = predictions[index] == targets[index]
-        title += "" if is_right else f", is {names[targets[index]]}"
-        axes.set_title(title, color="black" if is_right else "#c00000", fontsize=10)
+        title, color = names[predictions[index]], "black"
+        if predictions[index] != targets[index]:
+            title, color = f"{title}, is {names[targets[index]]}", "#c00000"
+        axes.set_title(title, color=color, fontsize=10)
         # A grey image has a white background.
         pixels = test_set[index][0].permute(1, 2, 0).numpy()
         axes.imshow(pixels, cmap="gray_r", vmin=0, vmax=1)

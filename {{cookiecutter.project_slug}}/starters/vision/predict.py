@@ -32,12 +32,9 @@ def predict(settings: PredictConfig) -> list[tuple[str, float]]:
     if not settings.files:
         raise SettingError("no file to classify; add image files after the flags")
     _, info, model = settings.load(TrainConfig, make_model)
-    probabilities = model(read_inputs(settings.files, info)).softmax(dim=1)
-    best = probabilities.max(dim=1)
-    return [
-        (info["classes"][index], probability)
-        for index, probability in zip(best.indices.tolist(), best.values.tolist(), strict=True)
-    ]
+    probabilities, classes = model(read_inputs(settings.files, info)).softmax(dim=1).max(dim=1)
+    names = [info["classes"][index] for index in classes]
+    return list(zip(names, probabilities.tolist(), strict=True))
 
 
 def main() -> None:

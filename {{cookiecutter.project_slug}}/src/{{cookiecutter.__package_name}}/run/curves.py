@@ -41,6 +41,13 @@ def draw_curves(metrics: Sequence[Mapping[str, Any]], file: Path) -> None:
         figure.savefig(file)
 
 
+class _PlainNumbers(LogFormatter):
+    """Writes 0.1, not 1e-01."""
+
+    def __call__(self, x: float, pos: int | None = None) -> str:
+        return f"{x:g}" if super().__call__(x, pos) else ""
+
+
 def _draw_metric(axes: Axes, metrics: Sequence[Mapping[str, Any]], name: str) -> None:
     """Draw one metric of every split that has it; the test result is a single point."""
     for split, color in COLORS.items():
@@ -59,9 +66,11 @@ def _draw_metric(axes: Axes, metrics: Sequence[Mapping[str, Any]], name: str) ->
     axes.set_xlabel("optimizer step")
     if name == "loss" and all((line.get("loss") or 1) > 0 for line in metrics):
         axes.set_yscale("log")
-        # Plain numbers; where the range is narrow, not of powers of ten alone.
-        axes.yaxis.set_major_formatter(LogFormatter(labelOnlyBase=False))
-        axes.yaxis.set_minor_formatter(LogFormatter(labelOnlyBase=False, minor_thresholds=(2, 0.5)))
+        # Where the range is narrow, not of powers of ten alone.
+        axes.yaxis.set_major_formatter(_PlainNumbers(labelOnlyBase=False))
+        axes.yaxis.set_minor_formatter(
+            _PlainNumbers(labelOnlyBase=False, minor_thresholds=(2, 0.5))
+        )
     if name == "learning_rate":
         axes.yaxis.set_major_formatter("{x:g}")
     elif axes.lines:
