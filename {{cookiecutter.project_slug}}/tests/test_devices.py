@@ -40,6 +40,7 @@ def test_a_launcher_of_two_processes_is_ddp(
     placement: Placement, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("RANK", "0")
     monkeypatch.setenv("RANK", "1")
     devices = find_devices(TrainConfig(placement=placement))
 
@@ -59,6 +60,7 @@ def test_a_placement_that_the_launcher_does_not_provide_is_refused(
     placement: Placement, world_size: str, advice: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("WORLD_SIZE", world_size)
+    monkeypatch.setenv("RANK", "0")
 
     with pytest.raises(SettingError, match=advice):
         find_devices(TrainConfig(placement=placement))
@@ -93,6 +95,7 @@ def test_a_precision_that_only_the_launcher_was_told_is_refused(
 
 def test_fsdp2_by_accelerate_on_a_cpu_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("RANK", "0")
     config = TrainConfig(placement="fsdp2", exact=False)
 
     with pytest.raises(SettingError, match=r"needs an accelerator.*reference\.fsdp2"):
@@ -105,6 +108,7 @@ def test_the_fsdp2_reference_is_exact_on_several_processes_only(
     world_size: str, is_exact: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("WORLD_SIZE", world_size)
+    monkeypatch.setenv("RANK", "0")
 
     assert find_devices(TrainConfig(), "fsdp2").exact == is_exact
 
@@ -142,6 +146,7 @@ def test_one_process_that_sees_four_gpus_uses_data_parallel_and_prints_the_faste
 @pytest.mark.usefixtures("four_gpus")
 def test_a_rank_has_the_device_of_its_number(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WORLD_SIZE", "8")
+    monkeypatch.setenv("RANK", "0")
     monkeypatch.setenv("RANK", "6")
     monkeypatch.setenv("LOCAL_RANK", "2")
     devices = find_devices(TrainConfig())
@@ -161,6 +166,7 @@ def test_the_plan_lists_the_world_sizes_with_the_same_bits(
     world_size: str, sizes: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("WORLD_SIZE", world_size)
+    monkeypatch.setenv("RANK", "0")
     config = TrainConfig(global_batch_size=96 if world_size == "3" else 64)
     rows = rows_of(make_plan(config, find_devices(config), num_train_samples=100))
 
@@ -196,6 +202,7 @@ def test_a_global_batch_larger_than_the_training_set_is_refused(
     world_size: str, micro_batch_size: int, advice: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("WORLD_SIZE", world_size)
+    monkeypatch.setenv("RANK", "0")
     config = TrainConfig(global_batch_size=128, micro_batch_size=micro_batch_size)
 
     with pytest.raises(SettingError, match=f"100 training samples; try {advice}$"):

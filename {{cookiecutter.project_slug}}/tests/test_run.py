@@ -288,7 +288,9 @@ def test_a_large_diff_is_cut_off_and_says_so(package: Path) -> None:
 
 
 def test_code_in_no_repository_is_not_called_clean(tmp_path: Path) -> None:
-    assert set(describe_code(tmp_path).values()) == {None}
+    code = describe_code(tmp_path)
+    assert str(tmp_path) in code.pop("git_is_missing_because")
+    assert set(code.values()) == {None}
 
 
 @pytest.mark.parametrize("items", ["samples", "tokens"])

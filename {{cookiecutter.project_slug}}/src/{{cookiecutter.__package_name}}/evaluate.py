@@ -3,7 +3,6 @@
 Start it with `python -m`, `torchrun -m` or `accelerate launch -m`.
 """
 
-import os
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -15,6 +14,7 @@ from .data import Split, collate, describe, load_split, prepare
 from .distributed.accelerator import make_accelerator
 from .distributed.devices import find_devices
 from .distributed.process_group import leave_process_group
+from .distributed.program import read_launcher
 from .exact.kernels import use_deterministic_kernels
 from .model import make_model, score, summarize
 from .run.start import prepare_once
@@ -48,7 +48,7 @@ def evaluate_run(settings: EvaluateConfig) -> Evaluation:
     """
     # Devices
     trained, info, model = settings.load(TrainConfig, make_model)
-    is_single = int(os.environ.get("WORLD_SIZE", 1)) == 1
+    is_single = read_launcher() == 1
     config = replace(
         trained,
         # No gradients to reduce: one replica per process is enough, whatever the strategy was.

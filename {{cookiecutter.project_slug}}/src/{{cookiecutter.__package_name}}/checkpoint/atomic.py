@@ -1,9 +1,12 @@
 """Atomic writes: a file is complete or absent, whenever the machine stops."""
 
+import errno
 import json
 import math
 import os
-from collections.abc import Mapping
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +56,8 @@ def write_tensors(file: Path, tensors: Mapping[str, Tensor]) -> None:
     except SafetensorError as error:
         # safetensors raises an error of its own when the disk is full.
         raise OSError(str(error)) from error
-    file.chmod(mode)  # safetensors lets only the owner read the file.
+    with comfort("set the mode of files"):
+        file.chmod(mode)  # safetensors lets only the owner read the file.
     sync(file)
 
 
@@ -68,8 +72,30 @@ def sync(path: Path) -> None:
     """Wait until the content of a file, or the list of names in a folder, is on the disk."""
     if path.is_dir() and os.name == "nt":
         return  # Windows cannot open folders.
-    descriptor = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
+    what = "sync folders" if path.is_dir() else "sync files"
+    with comfort(f"{what}, so a crash of the machine may undo the last writes"):
+        descriptor = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+@contextmanager
+def comfort(what: str) -> Iterator[None]:
+    """Say once on stderr, instead of failing, that a file system cannot do what is not needed.
+
+    Network and object-store mounts often cannot: CIFS, NFS, FUSE.
+    """
     try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        yield
+    except OSError as error:
+        if error.errno not in NOT_OFFERED:
+            raise
+        if what not in _said:
+            _said.add(what)
+            print(f"this file system cannot {what} ({error.strerror})", file=sys.stderr)
+
+
+NOT_OFFERED = {errno.EINVAL, errno.EPERM, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP}
+_said: set[str] = set()

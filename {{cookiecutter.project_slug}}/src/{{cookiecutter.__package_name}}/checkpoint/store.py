@@ -16,6 +16,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -68,6 +69,19 @@ def write_checkpoint(
     except OSError:
         shutil.rmtree(part, ignore_errors=True)
         raise
+
+
+def try_checkpoint(run_dir: Path) -> None:
+    """Write and remove a small checkpoint: what is needed fails before training, not after it.
+
+    Raises:
+        OSError: as `write_checkpoint`.
+    """
+    step = 0
+    write_checkpoint(run_dir, step, {OPTIMIZER_FILE: {"tried": torch.zeros(1)}}, {})
+    shutil.rmtree(checkpoint_folder(run_dir, step))
+    if not saved_steps(run_dir):
+        shutil.rmtree(run_dir / CHECKPOINTS)
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:

@@ -11,7 +11,7 @@ import torch
 
 from ..settings.errors import SettingError
 from ..settings.run_config import Precision, RunConfig
-from .program import accelerate_sets, program_name
+from .program import accelerate_sets, program_name, read_launcher
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ def find_devices(config: RunConfig, strategy: str | None = None) -> Devices:
     Raises:
         SettingError: placement, launcher, precision and machine do not fit together.
     """
-    world_size = int(os.environ.get("WORLD_SIZE", 1))
+    world_size = read_launcher()
     on_cpu = config.placement == "cpu" or accelerate_sets("USE_CPU")
     accelerator = None if on_cpu else torch.accelerator.current_accelerator(check_available=True)
     device_type = accelerator.type if accelerator else "cpu"

@@ -4,6 +4,7 @@
 """
 
 import os
+import signal
 import sys
 from collections.abc import Callable
 from dataclasses import make_dataclass
@@ -17,7 +18,8 @@ from ..settings.config_file import parse_config
 from ..settings.errors import SettingError, errors_in_one_line
 from ..settings.run_config import RunConfig
 from .process_group import leave_process_group
-from .program import program_name
+from .program import program_name, read_launcher
+from .signal_watch import WATCH
 
 Config = TypeVar("Config", bound=RunConfig)
 
@@ -35,6 +37,7 @@ def run_in_processes(train: Callable[[Config], None], settings: type[Config]) ->
     The latter communicate over a free port of this machine; the first that fails ends the others.
     """
     with errors_in_one_line():
+        read_launcher()
         config: Any = parse_config(with_num_processes(settings))
         num_processes = config.num_processes or _default_num_processes(config)
         world_size = os.environ.get("WORLD_SIZE")
@@ -70,6 +73,13 @@ def _default_num_processes(config: RunConfig) -> int:
     return 2 if on_cpu else torch.accelerator.device_count()
 
 
+def _handled_signals() -> list[str]:
+    """Return the names of the signals that torchrun forwards, but for those that are ignored."""
+    names = ("SIGTERM", "SIGINT", "SIGUSR1", "SIGHUP", "SIGQUIT")
+    numbers = {name: getattr(signal, name) for name in names if hasattr(signal, name)}
+    return [name for name, n in numbers.items() if signal.getsignal(n) is not signal.SIG_IGN]
+
+
 def _start_processes(num_processes: int) -> None:
     """Start this program again under torchrun, and exit with the code of what failed first."""
     # Not at the top: only the parent process needs them.
@@ -80,7 +90,8 @@ def _start_processes(num_processes: int) -> None:
     # torchrun would set it too, after a warning of many lines.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     command = ["--standalone", "--nproc-per-node", str(num_processes)]
-    command += ["--signals-to-handle", "SIGTERM,SIGINT,SIGUSR1,SIGHUP,SIGQUIT"]
+    command += ["--signals-to-handle", ",".join(_handled_signals())]
+    WATCH.stop()  # torchrun handles them.
     try:
         torchrun([*command, "-m", program_name(), *sys.argv[1:]])
     except ChildFailedError as error:

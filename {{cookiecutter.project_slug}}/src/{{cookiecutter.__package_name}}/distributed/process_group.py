@@ -10,8 +10,9 @@ import torch.distributed as dist
 from .collectives import is_distributed
 from .devices import Devices
 
-# Timeout of a collective: a rank was lost, or rank 0 is still writing the results.
-PROCESS_GROUP_TIMEOUT_SECONDS = 600
+# Timeout of a collective: a rank was lost, or rank 0 is still writing the results. Not 600: that
+# is Accelerate's default, which it does not pass on, and gloo would wait for 30 minutes.
+PROCESS_GROUP_TIMEOUT_SECONDS = 601
 
 
 def join_process_group(devices: Devices) -> None:

@@ -3,6 +3,53 @@
 import os
 import sys
 
+from ..settings.errors import SettingError
+
+# What torchrun sets, and `accelerate launch` for several processes.
+LAUNCHER_VARIABLES = ("WORLD_SIZE", "RANK", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
+# Of mpirun and srun; Accelerate would read them, but not all that it needs is there.
+OTHER_WORLD_SIZES = ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "MV2_COMM_WORLD_SIZE")
+
+
+def read_launcher() -> int:
+    """Return the number of processes that a launcher started; 1 if there is none.
+
+    Variables that say nothing, because they are empty, of one process, or left over from elsewhere,
+    are removed: other libraries read them too.
+
+    Raises:
+        SettingError: a variable is not a number, or of a launcher that is not supported.
+    """
+    numbers = {name: _number(name) for name in (*LAUNCHER_VARIABLES, *OTHER_WORLD_SIZES)}
+    world_size = numbers["WORLD_SIZE"]
+    if world_size is None:
+        for name in OTHER_WORLD_SIZES:
+            if (numbers[name] or 1) > 1:
+                raise SettingError(
+                    f"{name} is {numbers[name]}, and mpirun is not supported; start with torchrun "
+                    f"or accelerate launch, or unset {name}"
+                )
+    elif world_size > 1 and numbers["RANK"] is None:
+        raise SettingError(
+            f"WORLD_SIZE is {world_size} and RANK is not set; start with torchrun, or unset "
+            "WORLD_SIZE"
+        )
+    if (world_size or 1) == 1:
+        for name in (*LAUNCHER_VARIABLES, *OTHER_WORLD_SIZES):
+            os.environ.pop(name, None)
+    return world_size or 1
+
+
+def _number(name: str) -> int | None:
+    text = os.environ.get(name, "")
+    if not text.strip():
+        os.environ.pop(name, None)
+        return None
+    try:
+        return int(text)
+    except ValueError:
+        raise SettingError(f"{name} ({text!r}) is not a number; unset it") from None
+
 
 def program_name() -> str:
     """Return the module that `python -m` started."""

@@ -1,6 +1,5 @@
 """Stop signals: all ranks stop after the same step, with a checkpoint of it."""
 
-import os
 import signal
 import sys
 import threading
@@ -13,21 +12,26 @@ from types import FrameType, TracebackType
 import torch
 import torch.distributed as dist
 
+from ..settings.output import STDERR, write_or_drop
 from .devices import Devices
 from .process_group import PROCESS_GROUP_TIMEOUT_SECONDS
+from .signal_watch import SIGNALS, WATCH, leave, leave_before_training
 
-# Ctrl-C, and what schedulers send before they end or preempt a job. Windows has no SIGUSR1.
-SIGNALS = [
-    getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGUSR1") if hasattr(signal, name)
-]
+# A launcher and a scheduler may send the same signal; a later one is another request.
 ECHO_SECONDS = 2.0
+# Without the end of a step for so long after a signal, the first or another one, the run is taken
+# for hung.
+GRACE_SECONDS, REPEATED_SECONDS = 300.0, 10.0
+KEPT = "; the latest complete checkpoint is kept"
+CTRL_C_MESSAGE = b"\nstopping with a checkpoint; press Ctrl-C again to exit immediately\n"
 
 
 class StopSignals(AbstractContextManager["StopSignals"]):
-    """Records SIGTERM, SIGINT and SIGUSR1; a second Ctrl-C exits immediately.
+    """Records SIGTERM, SIGINT and SIGUSR1; a second SIGTERM or Ctrl-C exits immediately.
 
     Ranks exchange what they recorded by an all-reduce on the CPU, which overlaps the next step:
-    a signal to one rank stops all of them one step later, and no step waits.
+    a signal to one rank stops all of them one step later, and no step waits. A run that does not
+    end its step within `GRACE_SECONDS` exits too; the latest complete checkpoint is kept.
     """
 
     def __init__(self, devices: Devices) -> None:
@@ -40,7 +44,10 @@ class StopSignals(AbstractContextManager["StopSignals"]):
         is_distributed = devices.world_size > 1
         self._group = dist.new_group(backend="gloo", timeout=timeout) if is_distributed else None
         self._recorded = 0
-        self._interrupted_at: float | None = None
+        self._first_at: float | None = None
+        self._lock = threading.Lock()
+        self._has_ended = False
+        self._grace: threading.Timer | None = None
         # A launcher may forward a Ctrl-C that the ranks have received themselves.
         self._echo = ECHO_SECONDS if is_distributed else 0.0
         self._highest = torch.zeros(1, dtype=torch.int32)
@@ -49,7 +56,13 @@ class StopSignals(AbstractContextManager["StopSignals"]):
 
     def __enter__(self) -> "StopSignals":
         if threading.current_thread() is threading.main_thread():
-            self._handlers = {number: signal.signal(number, self._record) for number in SIGNALS}
+            self._handlers = {
+                number: signal.signal(number, self._record)
+                for number in SIGNALS
+                # As nohup does it: what is ignored stays so.
+                if signal.getsignal(number) is not signal.SIG_IGN
+            }
+            WATCH.start(self._watch)
         return self
 
     def __exit__(
@@ -60,14 +73,24 @@ class StopSignals(AbstractContextManager["StopSignals"]):
     ) -> None:
         if kind is None and self._exchange:
             self._exchange.wait()
+        with self._lock:  # The thread must not start another timer.
+            self._has_ended = True
+            if self._grace:
+                self._grace.cancel()
         # Launcher and scheduler may both send the signal: the second must not kill a run that
         # is about to exit.
         if self.reason is None:
             for number, handler in self._handlers.items():
                 signal.signal(number, handler)
+            if self._handlers and WATCH.is_of_program:
+                WATCH.start(leave_before_training)
+            elif self._handlers:
+                WATCH.stop()
 
     def agree(self) -> None:
         """Set `reason` if a rank has received a signal; all ranks call it after every step."""
+        if self._grace:
+            self._grace.cancel()
         highest = self._recorded
         if self._group is not None:
             if self._exchange:
@@ -83,15 +106,33 @@ class StopSignals(AbstractContextManager["StopSignals"]):
 
     def _record(self, number: int, frame: FrameType | None) -> None:
         now = time.monotonic()
-        if number == signal.SIGINT:
-            if self._interrupted_at is not None and now >= self._interrupted_at + self._echo:
-                raise KeyboardInterrupt
-            self._interrupted_at = self._interrupted_at or now
+        if self._is_repeated(number, now):
+            raise KeyboardInterrupt
+        self._first_at = self._first_at or now
         # The first is the reason: a launcher that gets another signal sends SIGTERM after it.
         self._recorded = self._recorded or number
         if self._is_main_process and number == signal.SIGINT:
             # Not print: the signal may have arrived in the middle of one.
-            os.write(2, b"\nstopping with a checkpoint; press Ctrl-C again to exit immediately\n")
+            write_or_drop(STDERR, CTRL_C_MESSAGE)
+
+    def _is_repeated(self, number: int, now: float) -> bool:
+        """Return whether a signal asks a second time to end the run."""
+        if self._first_at is None or number not in (signal.SIGINT, signal.SIGTERM):
+            return False
+        # Launcher and scheduler may both send SIGTERM.
+        echo = self._echo if number == signal.SIGINT else ECHO_SECONDS
+        return now >= self._first_at + echo
+
+    def _watch(self, number: int) -> None:
+        """Handle a signal in a thread: the main one may be blocked, and `_record` not called."""
+        with self._lock:
+            if self._has_ended or self.reason is not None:
+                return  # It is about to exit.
+            seconds = REPEATED_SECONDS if self._grace else GRACE_SECONDS
+            message = f"no step ended within {seconds:.0f} s after {signal.Signals(number).name}"
+            self._grace = threading.Timer(seconds, leave, (number, message + KEPT))
+            self._grace.daemon = True
+            self._grace.start()
 
 
 @contextmanager

@@ -62,7 +62,8 @@ def _draw_metric(axes: Axes, metrics: Sequence[Mapping[str, Any]], name: str) ->
             size = 12 if split == "test" else 4
             steps, values = zip(*points, strict=True)
             axes.plot(steps, values, marker=marker, markersize=size, color=color, label=split)
-    axes.set_title(name.replace("_", " ").capitalize())
+    # A metric's name is no formula.
+    axes.set_title(name.replace("_", " ").capitalize(), parse_math=False)
     axes.set_xlabel("optimizer step")
     if name == "loss" and all((line.get("loss") or 1) > 0 for line in metrics):
         axes.set_yscale("log")

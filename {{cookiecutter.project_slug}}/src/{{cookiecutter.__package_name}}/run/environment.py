@@ -18,6 +18,9 @@ from ..checkpoint.atomic import write_json
 
 ENVIRONMENT_FILE = "environment.json"
 PACKAGES = ("torch", "accelerate", "numpy", "scikit-learn", "safetensors")
+# In a container, another user may own the repository: its commit counts all the same, and its
+# settings must run nothing.
+TRUSTED = ("-c", "safe.directory=*", "-c", "core.fsmonitor=false")
 LAUNCHER_VARIABLES = ("RANK", "WORLD_SIZE", "CUDA_VISIBLE_DEVICES")
 MAX_DIFF_CHARACTERS = 200_000
 MAX_UNTRACKED_FILES = 50
@@ -74,13 +77,18 @@ def _environment() -> dict[str, Any]:
 def describe_code(folder: Path) -> dict[str, Any]:
     """Return commit and uncommitted changes of the repository that `folder` is in.
 
-    `git_diff` is a patch on the commit, for `git apply`: of all tracked files, and of untracked
+    `git_is_missing_because` says why there is none. `git_diff` is a patch on the commit, for `git apply`: of all tracked files, and of untracked
     Python files in `folder`. It has no binary files, and is limited to 200,000 characters and 50
     untracked files; `git_diff_is_complete` says whether that was enough. All are None where git
     fails.
     """
     top = _git(folder, "rev-parse", "--show-toplevel")
-    root = Path(top.removesuffix("\n")) if top else folder
+    if top is None or not _git(folder, "ls-files", "--", str(folder)):
+        # Another repository's commit would say nothing about this code.
+        unknown = ("git_commit", "git_is_clean", "git_diff", "git_diff_is_complete")
+        reason = "git failed, or there is no repository" if top is None else "not tracked"
+        return {**dict.fromkeys(unknown), "git_is_missing_because": f"{folder}: {reason}"}
+    root = Path(top.removesuffix("\n"))
     commit = _git(root, "rev-parse", "HEAD")
     status = _git(root, "status", "--porcelain")
     diff = _git(root, *DIFF, "HEAD")
@@ -121,8 +129,10 @@ def _git(folder: Path, *arguments: str, exit_codes: tuple[int, ...] = (0,)) -> s
     git = shutil.which("git")
     if git is None:
         return None
-    command = [git, "-C", str(folder), *arguments]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
+    command = [git, *TRUSTED, "-C", str(folder), *arguments]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=_environment_for_git()
+    ) as process:
         assert process.stdout is not None
         # A character has four bytes at most.
         output = process.stdout.read(4 * MAX_DIFF_CHARACTERS + 4)
@@ -132,6 +142,11 @@ def _git(folder: Path, *arguments: str, exit_codes: tuple[int, ...] = (0,)) -> s
     if not is_cut and process.returncode not in exit_codes:
         return None
     return output.decode("utf-8", "surrogateescape")
+
+
+def _environment_for_git() -> dict[str, str]:
+    """Return an environment in which no variable points git at another repository."""
+    return {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
 
 
 def _version(package: str) -> str | None:

@@ -20,13 +20,14 @@ from ..checkpoint.store import (
     remove_unfinished,
     rename_corrupted,
     saved_steps,
+    try_checkpoint,
 )
 from ..checkpoint.weights import WEIGHTS_FILE
 from ..distributed.collectives import broadcast_from_rank_0
 from ..distributed.devices import Devices
 from ..settings.config_file import CONFIG_FILE, as_yaml
 from ..settings.errors import RunError, SettingError
-from ..settings.run_config import RunConfig
+from ..settings.run_config import START_FOLDER, RunConfig
 from .environment import write_environment
 from .metrics_file import truncate_metrics
 from .run_dir import LOCK_FILE, check_run_dir, lock_run_dir, next_free
@@ -40,8 +41,8 @@ class RunFolder(AbstractContextManager["RunFolder"]):
     """Where a run writes, and the checkpoint that it resumes from.
 
     The constructor chooses and checks the folder on rank 0, before there is a process group.
-    `broadcast_start` sends path and progress to the other ranks. As a context manager it locks the
-    folder, prepares it for writing and unlocks it at the end. Only rank 0 reads, locks and writes.
+    `broadcast_start` sends path and progress to the other ranks. As a context manager it locks,
+    opens and unlocks the folder. Only rank 0 reads, locks and writes.
     """
 
     def __init__(self, config: RunConfig, devices: Devices) -> None:
@@ -53,7 +54,8 @@ class RunFolder(AbstractContextManager["RunFolder"]):
             SettingError: the folder cannot be written, is in use or is not a run folder; or no
                 checkpoint fits.
         """
-        self.path = config.run_dir or Path("runs") / f"{datetime.now(UTC):%Y-%m-%d_%H-%M-%S}"
+        now = datetime.now(UTC)
+        self.path = config.run_dir or START_FOLDER / "runs" / f"{now:%Y-%m-%d_%H-%M-%S}"
         self.start = Progress()
         """Progress of the checkpoint that the run resumes from; on other ranks once shared."""
 
@@ -121,13 +123,16 @@ class RunFolder(AbstractContextManager["RunFolder"]):
             )
 
     def __enter__(self) -> Self:
-        if self._devices.is_main_process:
-            try:
+        is_new = not (self.path / CONFIG_FILE).exists()
+        try:
+            if self._devices.is_main_process:
                 self._open()
-            except OSError as error:
-                raise SettingError(
-                    f"run_dir {self.path} cannot be written: {error.strerror}"
-                ) from error
+        except OSError as error:
+            if is_new:  # It must not count as a run.
+                (self.path / CONFIG_FILE).unlink(missing_ok=True)
+            raise SettingError(
+                f"run_dir {self.path} cannot be written: {error.strerror}"
+            ) from error
         return self
 
     def __exit__(
@@ -166,6 +171,7 @@ class RunFolder(AbstractContextManager["RunFolder"]):
         """Lock the folder, write the settings, and remove partial files and earlier results."""
         if self._lock is None:
             self._lock = self._lock_new()
+        try_checkpoint(self.path)
         # config.yaml first: it marks the folder as a run, which can be resumed from here on.
         write_atomically(self.path / CONFIG_FILE, as_yaml(self._config))
         save_data_info(self.path, self.info)

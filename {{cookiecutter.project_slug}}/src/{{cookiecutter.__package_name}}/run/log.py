@@ -43,16 +43,20 @@ class RunLog(AbstractContextManager["RunLog"]):
             TextColumn("step"),
             MofNCompleteColumn(),
             BarColumn(),
-            TextColumn("{task.fields[state]}"),
+            TextColumn("{task.fields[state]}", markup=False),
             TimeRemainingColumn(),
             TextColumn("left"),
             console=self.console,
             transient=True,
-            disable=not (self.is_main_process and self.console.is_terminal),
+            disable=not (self.is_main_process and self._can_animate()),
         )
         self._task = self._bar.add_task(
             "train", total=plan.total_steps, completed=plan.start_step, state=""
         )
+
+    def _can_animate(self) -> bool:
+        """Return whether a line on the screen can be replaced; FORCE_COLOR alone makes no screen."""
+        return self.console.file.isatty() and not self.console.is_dumb_terminal
 
     def __enter__(self) -> Self:
         self._bar.start()
@@ -113,5 +117,7 @@ class RunLog(AbstractContextManager["RunLog"]):
         if self.is_main_process:
             total = str(self.plan.total_steps)
             self.console.print(
-                f"step {step:>{len(total)}}/{total}  {split:<10}  {text}", soft_wrap=True
+                f"step {step:>{len(total)}}/{total}  {split:<10}  {text}",
+                markup=False,
+                soft_wrap=True,
             )

@@ -1,7 +1,9 @@
 """Whether a run may write to a folder: the rules, the lock, and the next free name."""
 
+import errno
 import itertools
 import os
+import sys
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -13,6 +15,11 @@ from ..settings.run_config import RunConfig
 from .environment import read_environment
 
 LOCK_FILE = ".lock"
+# What a run writes beside its config.yaml.
+RUN_FILES = (
+    *("checkpoints", "curves.png", "data.json", "environment.json", "export", "metrics.jsonl"),
+    *("model.safetensors", "pictures", "summary.json", "tracker.json"),
+)
 
 
 def check_run_dir(run_dir: Path, config: RunConfig) -> None:
@@ -31,10 +38,12 @@ def check_run_dir(run_dir: Path, config: RunConfig) -> None:
         raise SettingError(
             f"run_dir {run_dir} holds no run to resume; try --resume auto, which starts one"
         )
-    beginnings = {LOCK_FILE, PART.format(CONFIG_FILE)}
-    if not is_run and run_dir.is_dir() and {path.name for path in run_dir.iterdir()} - beginnings:
+    # What else is there, such as the log of a job or lost+found, stays as it is.
+    found = sorted(name for name in RUN_FILES if (run_dir / name).exists())
+    if not is_run and found:
         raise SettingError(
-            f"run_dir {run_dir} is not empty and holds no run; try --run-dir {next_free(run_dir)}"
+            f"run_dir {run_dir} holds no run, but {', '.join(found)}, which a run would overwrite; "
+            f"try --run-dir {next_free(run_dir)}"
         )
     nearest = next(path for path in (run_dir, *run_dir.absolute().parents) if path.exists())
     if not nearest.is_dir():
@@ -60,10 +69,20 @@ def lock_run_dir(run_dir: Path) -> FileLock:
             f"{user.get('host', '?')}; wait until it ends, or try --run-dir {next_free(run_dir)}"
         ) from None
     except NotImplementedError:
-        print(f"{run_dir}: this file system has no locks; start only one run there at a time")
+        _say_no_locks(run_dir)
     except OSError as error:
+        if error.errno in (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EINVAL):
+            _say_no_locks(run_dir)
+            return lock
         raise SettingError(f"run_dir {run_dir} cannot be written: {error.strerror}") from error
     return lock
+
+
+def _say_no_locks(run_dir: Path) -> None:
+    print(
+        f"{run_dir}: this file system has no locks; start only one run there at a time",
+        file=sys.stderr,
+    )
 
 
 def next_free(run_dir: Path) -> Path:

@@ -18,8 +18,10 @@ def print_table(title: str, rows: Mapping[str, str]) -> None:
     table.add_column(no_wrap=True)
     table.add_column(overflow="fold")
     for name, value in rows.items():
-        table.add_row(Text(name), Text(value))  # Not markup: a path may have brackets.
+        # Not markup: a path or the name of a metric may have brackets.
+        table.add_row(Text(name), Text(value))
     console = Console(highlight=False)
-    console.print(f"\n[bold]{title}[/bold]")
+    console.print()
+    console.print(Text(title, style="bold"))
     console.print(table)
     console.print()

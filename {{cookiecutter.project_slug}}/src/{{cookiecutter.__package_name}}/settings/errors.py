@@ -6,6 +6,8 @@ import socket
 import sys
 from collections.abc import Iterator
 
+from .output import use_dropping_output
+
 
 class SettingError(ValueError):
     """A setting, a flag or the launch command is wrong; the message says what to type instead."""
@@ -33,9 +35,10 @@ def nondeterministic_operation(error: BaseException) -> str | None:
 def errors_in_one_line() -> Iterator[None]:
     """Print the two errors above as one line for each machine, and exit.
 
-    Exit codes: 2 for a `SettingError`, 1 for a `RunError`, 130 for Ctrl-C outside the training
-    loop, or a second one in it.
+    Exit codes: 2 for a `SettingError`, 1 for a `RunError`, 130 for Ctrl-C, and 143 for another
+    signal, before training or for a second time.
     """
+    use_dropping_output()
     try:
         yield
     except (SettingError, RunError) as error:
@@ -56,7 +59,7 @@ def errors_in_one_line() -> Iterator[None]:
 def _print_once(line: str) -> None:
     """Print a line on stderr, on one rank of each machine: the cause may be on one machine only."""
     sys.stdout.flush()
-    if int(os.environ.get("LOCAL_RANK", 0)) == 0:
+    if os.environ.get("LOCAL_RANK", "0") in ("", "0"):
         is_multi_node = os.environ.get("GROUP_WORLD_SIZE", "1") != "1"
         host = f"{socket.gethostname()}: " if is_multi_node else ""
         print(f"{host}{line}", file=sys.stderr, flush=True)

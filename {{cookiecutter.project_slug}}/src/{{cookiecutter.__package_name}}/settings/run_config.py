@@ -16,6 +16,8 @@ Precision = Literal["no", "bf16", "fp16"]
 Resume = Literal["never", "auto", "must"]
 Tracker = Literal["none", "tensorboard", "wandb", "mlflow", "trackio"]
 
+# A function of the user may change the current folder.
+START_FOLDER = Path.cwd()
 # Not in config.yaml: they only say where the run is stored and how it is started.
 NOT_SAVED = ("run_dir", "resume", "allow_changes", "plan_only", "num_processes")
 
@@ -98,10 +100,8 @@ class RunConfig:
 
     def __post_init__(self) -> None:
         for field in fields(self):
-            if field.name != "run_dir":
-                # Relative to where the command is typed; a resumed run may start elsewhere.
-                value = _absolute(getattr(self, field.name))
-                object.__setattr__(self, field.name, value)
+            # Relative to where the command is typed; a resumed run may start elsewhere.
+            object.__setattr__(self, field.name, _absolute(getattr(self, field.name)))
         check_bounds(self)
         if self.resume != "never" and self.run_dir is None:
             raise SettingError(f"resume {self.resume} needs a run folder; try --run-dir runs/NAME")
@@ -133,7 +133,7 @@ def _absolute(value: Any) -> Any:
     """Return a path, or a tuple or list of paths, as absolute; any other value as it is."""
     if isinstance(value, tuple | list):
         return type(value)(_absolute(item) for item in value)
-    return value.absolute() if isinstance(value, Path) else value
+    return START_FOLDER / value if isinstance(value, Path) else value
 
 
 def _as_plain(value: Any) -> Any:

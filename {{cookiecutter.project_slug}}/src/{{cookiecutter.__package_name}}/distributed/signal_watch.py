@@ -1,0 +1,83 @@
+"""Signals seen from a thread: also while the main thread waits for a file or another process.
+
+Python calls its handlers between two statements of the main thread only. A thread reads the number
+of each signal from a pipe instead (`signal.set_wakeup_fd`).
+"""
+
+import contextlib
+import os
+import signal
+import threading
+from collections.abc import Callable
+
+from ..settings.output import STDERR, write_or_drop
+
+# Ctrl-C, and what schedulers send before they end or preempt a job. Windows has no SIGUSR1.
+SIGNALS = [
+    getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGUSR1") if hasattr(signal, name)
+]
+CTRL_C_EXIT_CODE, STOPPED_EXIT_CODE = 130, 143
+
+
+class SignalWatch:
+    """Calls a function, in a thread of its own, with the number of each signal."""
+
+    def __init__(self) -> None:
+        self.is_of_program = False
+        """Whether it was started with the program, rather than by a run inside another one."""
+
+        self._call: Callable[[int], None] = leave_before_training
+        self._pipe: tuple[int, int] | None = None
+
+    def start(self, call: Callable[[int], None]) -> None:
+        """Call `call` from now on; the main thread starts it."""
+        self._call = call
+        if self._pipe is not None:
+            return
+        for number in SIGNALS:
+            # Process 1 of a container gets no signal without a handler. What is ignored, as by
+            # nohup, stays so.
+            if signal.getsignal(number) in (signal.SIG_DFL, signal.default_int_handler):
+                signal.signal(number, _do_nothing)
+        self._pipe = os.pipe()
+        os.set_blocking(self._pipe[1], False)
+        signal.set_wakeup_fd(self._pipe[1], warn_on_full_buffer=False)
+        threading.Thread(target=self._read, args=(self._pipe[0],), daemon=True).start()
+
+    def stop(self) -> None:
+        """Leave signals to whoever sets handlers next."""
+        if self._pipe is None:
+            return
+        signal.set_wakeup_fd(-1)
+        for number in SIGNALS:
+            if signal.getsignal(number) is _do_nothing:
+                default = signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL
+                signal.signal(number, default)
+        os.close(self._pipe[1])
+        self._pipe = None
+
+    def _read(self, descriptor: int) -> None:
+        with contextlib.suppress(OSError):
+            while numbers := os.read(descriptor, 64):
+                for number in numbers:
+                    if number in SIGNALS:
+                        self._call(number)
+            os.close(descriptor)
+
+
+def leave(number: int, message: str) -> None:
+    """Print a line and end this process at once, also while its main thread is blocked."""
+    write_or_drop(STDERR, f"{message}\n".encode())
+    os._exit(CTRL_C_EXIT_CODE if number == signal.SIGINT else STOPPED_EXIT_CODE)
+
+
+def leave_before_training(number: int) -> None:
+    """End this process: there is nothing to save yet."""
+    leave(number, f"stopped by {signal.Signals(number).name} before training; nothing to save")
+
+
+def _do_nothing(number: int, frame: object) -> None:
+    """Let the thread handle it."""
+
+
+WATCH = SignalWatch()

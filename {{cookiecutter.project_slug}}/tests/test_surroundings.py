@@ -1,0 +1,390 @@
+"""Pipes, signals, file systems, terminals and launchers that are not as one hopes."""
+
+import errno
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from filelock import FileLock
+
+from my_run.checkpoint import atomic
+from my_run.distributed import signals
+from my_run.distributed.devices import find_devices
+from my_run.distributed.program import (
+    LAUNCHER_VARIABLES,
+    OTHER_WORLD_SIZES,
+    read_launcher,
+)
+from my_run.distributed.signals import StopSignals
+from my_run.run import environment, folder
+from my_run.run.folder import RunFolder
+from my_run.settings.errors import SettingError
+
+from .launching import (
+    PACKAGE,
+    TIMEOUT_SECONDS,
+    read_metrics,
+    read_summary,
+    tiny_sources,
+)
+from .tiny.config import TrainConfig
+
+SHORT = ["--max-steps", "3", "--log-every", "1", "--tracker", "none", "--placement", "cpu"]
+NEEDS_POSIX = pytest.mark.skipif(sys.platform == "win32", reason="of POSIX")
+
+
+def start(
+    program: str, *flags: str, before: str = "", after: str = "", **variables: str
+) -> subprocess.Popen[str]:
+    """Start a program by a shell, as a person would, in a process group of its own."""
+    command = f"{before} exec {sys.executable} -m {PACKAGE}.{program} {' '.join(flags)} {after}"
+    return subprocess.Popen(
+        ["sh", "-c", command],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env=os.environ | {"PYTHONPATH": str(tiny_sources()), **variables},
+        start_new_session=True,
+    )
+
+
+def finish(process: subprocess.Popen[str]) -> str:
+    try:
+        printed, _ = process.communicate(timeout=TIMEOUT_SECONDS)
+    finally:
+        process.kill()
+    return printed
+
+
+@NEEDS_POSIX
+@pytest.mark.parametrize("after", [">/dev/full 2>&1", ">&- 2>&-", "| true", "2>&1 | head -1"])
+def test_output_that_cannot_be_written_does_not_end_a_run(after: str, tmp_path: Path) -> None:
+    process = start("train", *SHORT, "--run-dir", str(tmp_path / "run"), after=after)
+    printed = finish(process)
+
+    assert process.returncode == 0, printed
+    assert read_summary(tmp_path / "run")["optimizer_steps"] == 3
+    # A file that was opened in place of a closed descriptor would have the messages.
+    assert (tmp_path / "run" / ".lock").read_bytes() == b""
+
+
+@NEEDS_POSIX
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_run_whose_reader_is_gone_stops_with_a_checkpoint(
+    number: signal.Signals, tmp_path: Path
+) -> None:
+    flags = [*SHORT, "--max-steps", "1000", "--run-dir", str(tmp_path)]
+    process = start("train", *flags, TINY_SECONDS_PER_BATCH="0.05")
+    assert process.stdout is not None
+    deadline = time.monotonic() + TIMEOUT_SECONDS
+    while not read_metrics(tmp_path) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.stdout.close()
+    os.kill(process.pid, number)
+
+    assert process.wait(timeout=TIMEOUT_SECONDS) == 0
+    assert read_summary(tmp_path)["stopped_by"] == number.name
+    assert len(list((tmp_path / "checkpoints").glob("step_*"))) == 1
+
+
+@NEEDS_POSIX
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGINT])
+def test_a_signal_before_training_ends_the_program_at_once(
+    number: signal.Signals, tmp_path: Path
+) -> None:
+    process = start("train", *SHORT, "--run-dir", str(tmp_path / "run"))
+    # Python itself catches Ctrl-C from its start.
+    while not has_handler(process.pid, signal.SIGTERM):
+        time.sleep(0.01)
+    os.kill(process.pid, number)
+    printed = finish(process)
+
+    assert process.returncode == (130 if number == signal.SIGINT else 143), printed
+    assert printed == f"stopped by {number.name} before training; nothing to save\n"
+    assert not (tmp_path / "run").exists()
+
+
+def has_handler(process: int, number: signal.Signals) -> bool:
+    """Tell whether a process catches a signal."""
+    status = Path(f"/proc/{process}/status").read_text()
+    [caught] = [line.split()[1] for line in status.splitlines() if line.startswith("SigCgt")]
+    return bool(int(caught, 16) >> (number - 1) & 1)
+
+
+@NEEDS_POSIX
+@pytest.mark.parametrize("program", ["train", "reference.ddp"])
+def test_a_signal_that_is_ignored_at_the_start_stays_ignored(program: str, tmp_path: Path) -> None:
+    flags = [*SHORT, "--max-steps", "12", "--run-dir", str(tmp_path)]
+    ignored = "trap '' HUP USR1;"
+    process = start(program, *flags, before=ignored, TINY_SECONDS_PER_BATCH="0.02")
+    while not read_metrics(tmp_path):
+        assert process.poll() is None
+        time.sleep(0.05)
+    os.killpg(process.pid, signal.SIGHUP)
+    os.killpg(process.pid, signal.SIGUSR1)
+    printed = finish(process)
+
+    assert process.returncode == 0, printed
+    assert read_summary(tmp_path)["optimizer_steps"] == 12
+
+
+def signals_of(monkeypatch: pytest.MonkeyPatch) -> tuple[StopSignals, list[str]]:
+    left: list[str] = []
+    monkeypatch.setattr(signals, "leave", lambda number, message: left.append(message))
+    monkeypatch.setattr(signals, "GRACE_SECONDS", 0.3)
+    monkeypatch.setattr(signals, "REPEATED_SECONDS", 0.1)
+    return StopSignals(find_devices(TrainConfig(), "single")), left
+
+
+@NEEDS_POSIX
+@pytest.mark.parametrize("times", [1, 2])
+def test_a_run_that_hangs_after_a_signal_is_left(
+    times: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stop, left = signals_of(monkeypatch)
+    with stop:
+        for _ in range(times):
+            signal.raise_signal(signal.SIGTERM)
+            time.sleep(0.05)
+        assert left == []
+        time.sleep(0.5)
+        assert len(left) == times if times == 1 else left
+    assert "no step ended within" in left[0] and "latest complete checkpoint is kept" in left[0]
+
+
+@NEEDS_POSIX
+def test_a_run_that_ends_its_step_is_not_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    stop, left = signals_of(monkeypatch)
+    with stop:
+        signal.raise_signal(signal.SIGTERM)
+        time.sleep(0.1)
+        stop.agree()
+        time.sleep(0.4)
+    assert (stop.reason, left) == ("SIGTERM", [])
+
+
+def failing(number: int) -> Callable[..., Any]:
+    def fail(*arguments: object, **options: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    return fail
+
+
+@pytest.mark.parametrize("number", [errno.EINVAL, errno.ENOTSUP, errno.EPERM])
+def test_what_a_file_system_need_not_offer_is_said_once(
+    number: int,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+) -> None:
+    monkeypatch.setattr(atomic, "_said", set())
+    monkeypatch.setattr(os, "fsync", failing(number))
+    monkeypatch.setattr(Path, "chmod", failing(number))
+    for name in ("a", "b"):
+        atomic.write_tensors(tmp_path / name, {"w": torch.ones(2)})
+        atomic.write_atomically(tmp_path / f"{name}.txt", "text")
+
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "a.txt", "b", "b.txt"]
+    lines = capsys.readouterr().err.splitlines()
+    assert [line.partition(" (")[0].partition(", so")[0] for line in lines] == [
+        f"this file system cannot {what}"
+        for what in ("set the mode of files", "sync files", "sync folders")
+    ]
+
+
+def test_a_write_that_fails_is_an_error(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(os, "fsync", failing(errno.EIO))
+    with pytest.raises(OSError, match=os.strerror(errno.EIO)):
+        atomic.write_atomically(tmp_path / "a", "text")
+
+
+def test_a_file_system_without_locks_is_used(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    monkeypatch.setattr(FileLock, "acquire", failing(errno.ENOLCK))
+    config = TrainConfig(run_dir=tmp_path / "run")
+    with RunFolder(config, find_devices(config, "single")) as run_folder:
+        assert (run_folder.path / "config.yaml").exists()
+    assert "this file system has no locks" in capsys.readouterr().err
+
+
+def test_a_folder_that_takes_no_checkpoint_fails_before_training(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    config = TrainConfig(run_dir=tmp_path / "run")
+    run_folder = RunFolder(config, find_devices(config, "single"))
+    monkeypatch.setattr(folder, "try_checkpoint", failing(errno.ENOSPC))
+    with pytest.raises(SettingError, match="cannot be written: No space left"):
+        run_folder.__enter__()
+    run_folder.release()
+    assert not (tmp_path / "run" / "config.yaml").exists()
+
+
+def test_files_that_a_run_does_not_write_may_be_in_its_folder(tmp_path: Path) -> None:
+    (tmp_path / "lost+found").mkdir()
+    (tmp_path / "slurm-17.out").write_text("a job")
+    config = TrainConfig(run_dir=tmp_path)
+    devices = find_devices(config, "single")
+    with RunFolder(config, devices):
+        pass
+    assert (tmp_path / "lost+found").is_dir() and (tmp_path / "slurm-17.out").exists()
+    (tmp_path / "config.yaml").unlink()
+    with pytest.raises(SettingError, match=r"holds no run, but .*environment\.json, .*overwrite"):
+        RunFolder(config, devices)
+
+
+@pytest.mark.parametrize("name", ["x[/y]", "a[bold]b"])
+def test_brackets_in_a_path_are_no_markup(name: str, tmp_path: Path) -> None:
+    process = start("train", *SHORT, "--run-dir", f"'{tmp_path / name}'", COLUMNS="300")
+    printed = finish(process)
+
+    assert process.returncode == 0, printed
+    assert f"{tmp_path / name}/" in printed
+
+
+def test_a_log_has_its_lines_although_color_is_forced(tmp_path: Path) -> None:
+    process = start("train", *SHORT, "--run-dir", str(tmp_path), FORCE_COLOR="1")
+    printed = finish(process)
+
+    assert process.returncode == 0
+    assert [line.split()[1] for line in printed.splitlines() if "train  " in line] == [
+        *("1/3", "2/3", "3/3")
+    ]
+
+
+def test_a_path_is_that_of_where_the_command_was_typed(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    typed = Path.cwd()
+    monkeypatch.chdir(tmp_path)
+    config = TrainConfig(run_dir=Path("runs/a"), files=(Path("b"),))
+    assert (config.run_dir, config.files) == (typed / "runs/a", (typed / "b",))
+
+
+def test_code_that_git_does_not_track_has_no_commit(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    for command in (["init", "-q"], ["commit", "-q", "--allow-empty", "-m", "x"]):
+        identity = ["-c", "user.name=a", "-c", "user.email=a@b.c"]
+        subprocess.run(["git", "-C", str(tmp_path), *identity, *command], check=True)
+    (tmp_path / "site").mkdir()
+    code = environment.describe_code(tmp_path / "site")
+    assert code["git_commit"] is None and "not tracked" in code["git_is_missing_because"]
+
+
+def test_the_repository_of_another_user_is_read(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "a.py").touch()
+    for command in (["init", "-q"], ["add", "."], ["commit", "-q", "-m", "x"]):
+        identity = ["-c", "user.name=a", "-c", "user.email=a@b.c"]
+        subprocess.run(["git", "-C", str(tmp_path), *identity, *command], check=True)
+    before = environment._environment_for_git
+    other = {"GIT_TEST_ASSUME_DIFFERENT_OWNER": "1"}
+    monkeypatch.setattr(environment, "_environment_for_git", lambda: before() | other)
+    code = environment.describe_code(tmp_path)
+    assert len(code["git_commit"]) == 40 and code["git_is_clean"]
+
+
+@pytest.fixture
+def no_launcher(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in (*LAUNCHER_VARIABLES, *OTHER_WORLD_SIZES):
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.mark.usefixtures("no_launcher")
+@pytest.mark.parametrize(
+    "variables",
+    [
+        {},
+        {"WORLD_SIZE": "1"},
+        {"WORLD_SIZE": "", "RANK": "", "LOCAL_RANK": ""},
+        {"WORLD_SIZE": "1", "RANK": "0", "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "1"},
+        {"OMPI_COMM_WORLD_SIZE": "1"},
+    ],
+)
+def test_one_process_is_one_process_whatever_says_so(
+    variables: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    assert read_launcher() == 1
+    assert not set(os.environ) & {*LAUNCHER_VARIABLES, *OTHER_WORLD_SIZES}
+
+
+@pytest.mark.usefixtures("no_launcher")
+@pytest.mark.parametrize(
+    ("variables", "reason"),
+    [
+        ({"WORLD_SIZE": "two"}, r"WORLD_SIZE \('two'\) is not a number; unset it"),
+        ({"WORLD_SIZE": "2"}, "WORLD_SIZE is 2 and RANK is not set; start with torchrun"),
+        ({"OMPI_COMM_WORLD_SIZE": "2"}, "OMPI_COMM_WORLD_SIZE is 2, and mpirun is not supported"),
+        ({"PMI_SIZE": "4"}, "PMI_SIZE is 4, and mpirun is not supported"),
+    ],
+)
+def test_a_launcher_that_cannot_be_is_one_line(
+    variables: dict[str, str], reason: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(SettingError, match=reason):
+        read_launcher()
+
+
+@pytest.mark.usefixtures("no_launcher")
+def test_torchrun_may_start_one_process(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    command += ["--nproc-per-node", "1", "-m", f"{PACKAGE}.train", *SHORT]
+    sources = os.environ | {"PYTHONPATH": str(tiny_sources())}
+    done = subprocess.run(
+        [*command, "--run-dir", str(tmp_path)],
+        env=sources,
+        capture_output=True,
+        text=True,
+        timeout=TIMEOUT_SECONDS,
+    )
+    assert done.returncode == 0, done.stderr
+    summary = read_summary(tmp_path)
+    assert (summary["placement"], summary["world_size"]) == ("single", 1)
+
+
+# What the process group of Accelerate has, on a CPU.
+SHOW_TIMEOUT = """
+import sys
+import torch
+import torch.distributed as dist
+from my_run.config import TrainConfig
+from my_run.distributed.accelerator import (
+    make_accelerator,
+)
+from my_run.distributed.devices import find_devices
+from my_run.distributed.process_group import (
+    leave_process_group,
+)
+
+make_accelerator(find_devices(TrainConfig(placement="cpu")), "no")
+backend = dist.group.WORLD._get_backend(torch.device("cpu"))
+print("seconds", backend.options._timeout.total_seconds())
+leave_process_group()
+"""
+
+
+def test_the_timeout_reaches_the_process_group(tmp_path: Path) -> None:
+    (tmp_path / "show.py").write_text(SHOW_TIMEOUT, encoding="utf-8")
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    done = subprocess.run(
+        [*command, "--nproc-per-node", "2", str(tmp_path / "show.py")],
+        env=os.environ | {"PYTHONPATH": str(tiny_sources())},
+        capture_output=True,
+        text=True,
+        timeout=TIMEOUT_SECONDS,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("seconds 601.0") == 2, done.stdout
