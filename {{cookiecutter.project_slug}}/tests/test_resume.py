@@ -44,7 +44,7 @@ from my_run.distributed.devices import (
     Devices,
     find_devices,
 )
-from my_run.distributed.signals import SIGNALS
+from my_run.distributed.signal_watch import SIGNALS
 from my_run.reference import single
 from my_run.run import folder as folders
 from my_run.run.environment import read_environment

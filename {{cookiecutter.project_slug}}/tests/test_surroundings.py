@@ -1,6 +1,7 @@
 """Pipes, signals, file systems, terminals and launchers that are not as one hopes."""
 
 import errno
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -8,12 +9,16 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+from accelerate.tracking import LOGGER_TYPE_TO_CLASS
 from filelock import FileLock
 
+from my_run.batches import loaders
+from my_run.batches.loaders import EvaluationLoader
 from my_run.checkpoint import atomic
 from my_run.distributed import signals
 from my_run.distributed.devices import find_devices
@@ -22,10 +27,13 @@ from my_run.distributed.program import (
     OTHER_WORLD_SIZES,
     read_launcher,
 )
+from my_run.distributed.signal_watch import WATCH
 from my_run.distributed.signals import StopSignals
 from my_run.run import environment, folder
 from my_run.run.folder import RunFolder
-from my_run.settings.errors import SettingError
+from my_run.run.start import prepare_once
+from my_run.run.trackers import Tracker
+from my_run.settings.errors import RunError, SettingError
 
 from .launching import (
     PACKAGE,
@@ -170,6 +178,74 @@ def test_a_run_that_ends_its_step_is_not_left(monkeypatch: pytest.MonkeyPatch) -
     assert (stop.reason, left) == ("SIGTERM", [])
 
 
+@NEEDS_POSIX
+def test_a_run_whose_evaluation_goes_on_is_not_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    stop, left = signals_of(monkeypatch)
+    with stop:
+        signal.raise_signal(signal.SIGTERM)
+        for _ in range(8):
+            time.sleep(0.1)
+            WATCH.progress()
+        assert left == []
+        time.sleep(0.5)
+        assert len(left) == 1
+
+
+class Broken(torch.utils.data.Dataset[torch.Tensor]):
+    """A data set that a worker reads until it is killed, or for ever."""
+
+    def __init__(self, *, is_killed: bool) -> None:
+        self.is_killed = is_killed
+
+    def __len__(self) -> int:
+        return 8
+
+    def __getitem__(self, index: int) -> torch.Tensor:
+        if self.is_killed:
+            os.kill(os.getpid(), signal.SIGKILL)
+        time.sleep(TIMEOUT_SECONDS)
+        return torch.zeros(1)
+
+
+@NEEDS_POSIX
+@pytest.mark.parametrize(("is_killed", "reason"), [(True, "killed|exited"), (False, "timed out")])
+def test_a_worker_that_sends_nothing_is_one_line(
+    is_killed: bool, reason: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loaders, "READER_TIMEOUT_SECONDS", 2)
+    config = TrainConfig(num_workers=1)
+    dataset = Broken(is_killed=is_killed)
+    batches = iter(EvaluationLoader(dataset, None, config, find_devices(config, "single")))
+    with pytest.raises(RunError, match=f"({reason}).*; try --num-workers 0.*/dev/shm"):
+        next(batches)
+    for process in multiprocessing.active_children():
+        process.kill()
+
+
+@NEEDS_POSIX
+def test_workers_that_could_not_be_reached_are_refused(tmp_path: Path) -> None:
+    folder = tmp_path / ("x" * 90)
+    folder.mkdir()
+    flags = ["--num-workers", "1", "--run-dir", str(tmp_path / "run")]
+    process = start("train", *SHORT, *flags, TMPDIR=str(folder))
+    printed = finish(process)
+
+    assert process.returncode == 2
+    [line] = printed.splitlines()
+    assert "AF_UNIX path too long" in line and "--num-workers 0" in line
+    assert not (tmp_path / "run").exists()
+
+
+def test_data_is_prepared_where_a_lock_cannot_be_had(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    # The file is another user's.
+    monkeypatch.setattr(FileLock, "acquire", failing(errno.EACCES))
+    prepared: list[TrainConfig] = []
+    prepare_once(prepared.append, TrainConfig())
+    assert len(prepared) == 1 and "set TMPDIR" in capsys.readouterr().err
+
+
 def failing(number: int) -> Callable[..., Any]:
     def fail(*arguments: object, **options: object) -> None:
         raise OSError(number, os.strerror(number))
@@ -205,6 +281,51 @@ def test_a_write_that_fails_is_an_error(monkeypatch: pytest.MonkeyPatch, tmp_pat
         atomic.write_atomically(tmp_path / "a", "text")
 
 
+# Python runs it before anything else: folders that cannot be synced, files without modes.
+POOR_FILE_SYSTEM = """
+import errno, os, stat
+real = os.fsync
+def fsync(descriptor):
+    if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+        raise OSError(errno.EINVAL, "Invalid argument")
+    real(descriptor)
+def chmod(*arguments, **options):
+    raise PermissionError(errno.EPERM, "Operation not permitted")
+os.fsync, os.chmod = fsync, chmod
+"""
+
+
+@pytest.mark.parametrize("program", ["train", "reference.ddp"])
+def test_a_run_on_a_poor_file_system_is_complete_and_can_be_resumed(
+    program: str, tmp_path: Path
+) -> None:
+    (tmp_path / "sitecustomize.py").write_text(POOR_FILE_SYSTEM, encoding="utf-8")
+    path = os.pathsep.join([str(tmp_path), str(tiny_sources())])
+    flags = [*SHORT, "--checkpoint-every", "2", "--run-dir", str(tmp_path / "run")]
+    for more, words in (([], 2), (["--resume", "must", "--max-steps", "5"], 2)):
+        process = start(program, *flags, *more, PYTHONPATH=path)
+        printed = finish(process)
+        assert process.returncode == 0, printed
+        assert printed.count("this file system cannot") == words, printed
+    assert read_summary(tmp_path / "run")["optimizer_steps"] == 5
+
+
+NO_TEMPORARY_FOLDER = """
+import tempfile
+tempfile._candidate_tempdir_list = lambda: ["/nonexistent"]
+"""
+
+
+def test_a_machine_without_a_temporary_folder_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "sitecustomize.py").write_text(NO_TEMPORARY_FOLDER, encoding="utf-8")
+    path = os.pathsep.join([str(tmp_path), str(tiny_sources())])
+    process = start("train", *SHORT, "--run-dir", str(tmp_path / "run"), PYTHONPATH=path)
+    [line] = finish(process).splitlines()
+
+    assert process.returncode == 2
+    assert "No usable temporary directory" in line and "set TMPDIR" in line
+
+
 def test_a_file_system_without_locks_is_used(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
@@ -238,6 +359,86 @@ def test_files_that_a_run_does_not_write_may_be_in_its_folder(tmp_path: Path) ->
     (tmp_path / "config.yaml").unlink()
     with pytest.raises(SettingError, match=r"holds no run, but .*environment\.json, .*overwrite"):
         RunFolder(config, devices)
+
+
+def test_names_that_cannot_be_written_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(SettingError, match=r"run_dir \('.*a\\udcffb'\) is not valid UTF-8"):
+        TrainConfig(run_dir=tmp_path / "a\udcffb")
+    with pytest.raises(SettingError, match=r"files .*is not valid UTF-8"):
+        TrainConfig(files=(tmp_path / "ok", tmp_path / "a\udcffb"))
+    config = TrainConfig(run_dir=tmp_path / ("x" * 300))
+    with pytest.raises(SettingError, match=r"run_dir .*: File name too long; try another"):
+        RunFolder(config, find_devices(config, "single"))
+
+
+class FakeTracker:
+    """A tracker that fails on demand, as MLflow does on a name, or a server that is gone."""
+
+    requires_logging_directory = False
+    fails_in = ""
+    values: dict[str, float]
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        self._act("init")
+
+    def start(self) -> None: ...
+
+    def store_init_configuration(self, settings: dict[str, Any]) -> None: ...
+
+    def log(self, values: dict[str, float], step: int) -> None:
+        self._act("log")
+        type(self).values = values
+
+    def finish(self) -> None:
+        self._act("finish")
+
+    def _act(self, name: str) -> None:
+        if self.fails_in == name:
+            raise ConnectionError("no answer\nat all")
+
+    @property
+    def tracker(self) -> Any:
+        return SimpleNamespace(info=SimpleNamespace(run_id="1"))
+
+
+@pytest.fixture
+def fake_tracker(monkeypatch: pytest.MonkeyPatch) -> type[FakeTracker]:
+    monkeypatch.setitem(LOGGER_TYPE_TO_CLASS, "mlflow", FakeTracker)
+    monkeypatch.setattr(FakeTracker, "fails_in", "")
+    return FakeTracker
+
+
+def make_tracker(run_dir: Path) -> Tracker:
+    return Tracker(TrainConfig(tracker="mlflow"), run_dir, is_main_process=True, first_step=1)
+
+
+@pytest.mark.parametrize("fails_in", ["log", "finish"])
+def test_a_tracker_that_fails_is_a_warning(
+    fails_in: str,
+    fake_tracker: type[FakeTracker],
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+) -> None:
+    tracker = make_tracker(tmp_path)
+    fake_tracker.fails_in = fails_in
+    for step in (1, 2):
+        tracker.log({"loss": 1.0}, step)
+    tracker.finish()
+    [line] = capsys.readouterr().err.splitlines()
+    assert "tracker mlflow failed (ConnectionError: no answer at all)" in line
+
+
+def test_a_tracker_that_cannot_start_is_refused(
+    fake_tracker: type[FakeTracker], tmp_path: Path
+) -> None:
+    fake_tracker.fails_in = "init"
+    with pytest.raises(SettingError, match=r"tracker mlflow cannot start: Conn.*--tracker none"):
+        make_tracker(tmp_path)
+
+
+def test_mlflow_gets_names_that_it_takes(fake_tracker: type[FakeTracker], tmp_path: Path) -> None:
+    make_tracker(tmp_path).log({"validation/acc@1 [%]": 1.0}, 1)
+    assert fake_tracker.values == {"validation/acc_1 ___": 1.0}
 
 
 @pytest.mark.parametrize("name", ["x[/y]", "a[bold]b"])
@@ -303,7 +504,6 @@ def no_launcher(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     "variables",
     [
-        {},
         {"WORLD_SIZE": "1"},
         {"WORLD_SIZE": "", "RANK": "", "LOCAL_RANK": ""},
         {"WORLD_SIZE": "1", "RANK": "0", "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "1"},
@@ -315,7 +515,8 @@ def test_one_process_is_one_process_whatever_says_so(
 ) -> None:
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
-    assert read_launcher() == 1
+    devices = find_devices(TrainConfig(placement="cpu"))
+    assert (devices.strategy, devices.world_size) == ("single", 1)
     assert not set(os.environ) & {*LAUNCHER_VARIABLES, *OTHER_WORLD_SIZES}
 
 

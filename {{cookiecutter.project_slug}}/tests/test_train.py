@@ -19,6 +19,7 @@ from my_run.distributed.devices import (
     find_devices,
 )
 from my_run.reference import single
+from my_run.run import folder
 from my_run.run.folder import RunFolder
 from my_run.run.trackers import check_tracker
 from my_run.settings.errors import SettingError
@@ -247,18 +248,19 @@ def test_evaluation_on_three_processes_repeats_the_summary(single_run: Path) -> 
 
     assert done.returncode == 0, done.stderr
     summary = read_summary(single_run)
-    assert "360 samples" in done.stdout and "3 (ddp, cpu)" in done.stdout
+    assert "360" in done.stdout and "3 (ddp, cpu)" in done.stdout
     assert f"{summary['test_loss']:.4f}" in done.stdout
     assert f"{summary['test_accuracy']:.4f}" in done.stdout
 
 
 def test_an_unusable_run_dir_is_refused_and_unchanged(single_run: Path, tmp_path: Path) -> None:
     (tmp_path / "notes.txt").touch()
+    other = tmp_path / "other"
+    (other / "pictures" / "a").mkdir(parents=True)
     reasons = {
         single_run: "already holds a run; try --resume auto",
-        tmp_path: "is not empty and holds no run; try --run-dir",
-        Path("/"): r"is not empty and holds no run; try --run-dir /run-\d+$",
-        tmp_path / "..": r"is not empty and holds no run; try --run-dir /.*[^.]-\d+$",
+        other: r"holds no run, but pictures, .* overwrite; try --run-dir .*/other-\d+$",
+        other / "pictures" / "..": r"overwrite; try --run-dir /.*[^.]-\d+$",
         tmp_path / "notes.txt" / "run": "notes.txt is a file",
     }
     for run_dir, reason in reasons.items():
@@ -267,13 +269,13 @@ def test_an_unusable_run_dir_is_refused_and_unchanged(single_run: Path, tmp_path
         with pytest.raises(SettingError, match=reason):
             RunFolder(config, devices)
     RunFolder(TrainConfig(run_dir=tmp_path / "new" / "run"), devices)
-    assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
+    assert {path.name for path in tmp_path.rglob("*")} == {"notes.txt", "other", "pictures", "a"}
 
 
 def test_two_runs_that_start_in_one_second_have_folders_of_their_own(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(folder, "START_FOLDER", tmp_path)
     devices = find_devices(TrainConfig(), "single")
     both = [RunFolder(TrainConfig(), devices) for _ in range(2)]
     both[1].path = both[0].path

@@ -12,8 +12,9 @@ import torch
 from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 
 from ..distributed.devices import Devices
+from ..distributed.signal_watch import WATCH
 from ..distributed.signals import signals_blocked
-from ..settings.errors import SettingError
+from ..settings.errors import RunError, SettingError
 from ..settings.run_config import RunConfig
 from .plan import Plan
 from .sampling import EvaluationSampler, MicroBatch, TrainSampler
@@ -22,6 +23,10 @@ from .structure import concatenate, to_device
 
 Collate = Callable[[list[Any]], Any] | None
 """Turns a list of samples into a batch; None is PyTorch's `default_collate`."""
+
+
+# For one batch of a worker: one that is stuck would keep the run waiting for ever.
+READER_TIMEOUT_SECONDS = 300
 
 
 class MapDataset(Protocol):
@@ -75,6 +80,7 @@ class EvaluationLoader:
             self._sampler.counted(), self._sampler.batch_indices, self._loader, strict=True
         )
         for samples, index, batch in shares:
+            WATCH.progress()
             seed_torch(derive_seed(self._seed, EVALUATION_STREAM, index, 1))
             yield samples, to_device(batch, self._device)
 
@@ -94,6 +100,7 @@ def _make_loader(
         num_workers=config.num_workers,
         # Starting workers again for each evaluation takes half a second.
         persistent_workers=config.num_workers > 0,
+        timeout=READER_TIMEOUT_SECONDS if config.num_workers else 0,
         pin_memory=devices.device.type == "cuda",
         # Otherwise each new iterator draws a number from the global generator.
         generator=torch.Generator(),
@@ -101,11 +108,37 @@ def _make_loader(
 
 
 class _Loader(DataLoader[Any]):
-    """A `DataLoader` whose workers ignore the signals that stop the run."""
+    """A `DataLoader` whose workers ignore the signals that stop the run.
+
+    Raises:
+        RunError: a worker was killed, or sends nothing.
+    """
 
     def __iter__(self) -> Any:
-        with signals_blocked():
+        if not self.num_workers:
             return super().__iter__()
+        try:
+            with signals_blocked():
+                batches = super().__iter__()
+        except OSError as error:
+            raise _worker_error(error) from error
+        return self._checked(batches)
+
+    def _checked(self, batches: Iterator[Any]) -> Iterator[Any]:
+        try:
+            yield from batches
+        except RuntimeError as error:
+            if not str(error).startswith(("DataLoader worker", "DataLoader timed out")):
+                raise
+            raise _worker_error(error) from error
+
+
+def _worker_error(error: Exception) -> RunError:
+    reason = " ".join(str(error).split()).rstrip(".")
+    return RunError(
+        f"DataLoader workers: {reason}; try --num-workers 0. Known causes: a /dev/shm that is too "
+        "small (docker run --shm-size), too little memory, files that cannot be reached"
+    )
 
 
 def _kill_workers() -> None:

@@ -6,6 +6,7 @@ from typing import Any
 
 from ..settings.errors import SettingError
 from .atomic import write_atomically
+from .progress import Progress
 
 DATA_FILE = "data.json"
 
@@ -14,6 +15,26 @@ def changed_names(earlier: dict[str, Any], info: dict[str, Any]) -> str:
     """Return what `describe` returns otherwise than earlier, by name; empty if nothing."""
     names = [name for name in {**earlier, **info} if earlier.get(name) != info.get(name)]
     return ", ".join(names)
+
+
+def check_same_data(start: Progress, num_train_samples: int, info: dict[str, Any]) -> None:
+    """Check that a checkpoint was made with this data.
+
+    Raises:
+        SettingError: the training set had another size, or `describe` returned something else.
+    """
+    if start.step and start.num_train_samples != num_train_samples:
+        raise SettingError(
+            f"the training set has {num_train_samples} samples and had {start.num_train_samples} "
+            f"up to step {start.step}; restore it, or try --allow-changes"
+        )
+    is_known = start.step and start.data_info is not None
+    changed = changed_names(start.data_info or {}, info) if is_known else ""
+    if changed:
+        raise SettingError(
+            f"the data has changed since step {start.step}: describe in data.py returns other "
+            f"{changed}; restore it, or try --allow-changes"
+        )
 
 
 def save_data_info(run_dir: Path, info: dict[str, Any]) -> None:

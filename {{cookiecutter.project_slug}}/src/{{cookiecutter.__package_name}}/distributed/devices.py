@@ -11,7 +11,7 @@ import torch
 
 from ..settings.errors import SettingError
 from ..settings.run_config import Precision, RunConfig
-from .program import accelerate_sets, program_name, read_launcher
+from .program import accelerate_sets, forget_launcher, program_name, read_launcher
 
 
 @dataclass(frozen=True)
@@ -66,6 +66,8 @@ def find_devices(config: RunConfig, strategy: str | None = None) -> Devices:
     device_type = accelerator.type if accelerator else "cpu"
     num_devices = torch.accelerator.device_count() if accelerator else 1
     by_accelerate = strategy is None
+    if by_accelerate and world_size == 1:
+        forget_launcher()
     if strategy is None:
         strategy = _strategy_of(config, world_size, num_devices)
     else:

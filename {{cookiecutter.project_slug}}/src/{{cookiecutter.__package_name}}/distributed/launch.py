@@ -44,7 +44,7 @@ def run_in_processes(train: Callable[[Config], None], settings: type[Config]) ->
         if world_size is None and not config.plan_only:
             return _start_processes(num_processes)
         if world_size is None:
-            os.environ["WORLD_SIZE"] = str(num_processes)
+            os.environ |= {"WORLD_SIZE": str(num_processes), "RANK": "0"}
         elif config.num_processes not in (None, int(world_size)):
             raise SettingError(
                 f"num_processes ({config.num_processes}) is not what the launcher started "

@@ -14,8 +14,8 @@ OTHER_WORLD_SIZES = ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "MV2_COMM_WORLD_SIZE")
 def read_launcher() -> int:
     """Return the number of processes that a launcher started; 1 if there is none.
 
-    Variables that say nothing, because they are empty, of one process, or left over from elsewhere,
-    are removed: other libraries read them too.
+    Variables that are empty, or left over from a launcher of one process, are removed: other
+    libraries read them too.
 
     Raises:
         SettingError: a variable is not a number, or of a launcher that is not supported.
@@ -34,10 +34,15 @@ def read_launcher() -> int:
             f"WORLD_SIZE is {world_size} and RANK is not set; start with torchrun, or unset "
             "WORLD_SIZE"
         )
-    if (world_size or 1) == 1:
-        for name in (*LAUNCHER_VARIABLES, *OTHER_WORLD_SIZES):
-            os.environ.pop(name, None)
+    if world_size is None or numbers["RANK"] is None:
+        forget_launcher()
     return world_size or 1
+
+
+def forget_launcher() -> None:
+    """Remove the variables of a launcher of one process; Accelerate takes them for several."""
+    for name in (*LAUNCHER_VARIABLES, *OTHER_WORLD_SIZES):
+        os.environ.pop(name, None)
 
 
 def _number(name: str) -> int | None:

@@ -8,6 +8,7 @@ import contextlib
 import os
 import signal
 import threading
+import time
 from collections.abc import Callable
 
 from ..settings.output import STDERR, write_or_drop
@@ -26,6 +27,9 @@ class SignalWatch:
         self.is_of_program = False
         """Whether it was started with the program, rather than by a run inside another one."""
 
+        self.progressed_at = 0.0
+        """When the run last did something, in seconds of `time.monotonic`."""
+
         self._call: Callable[[int], None] = leave_before_training
         self._pipe: tuple[int, int] | None = None
 
@@ -43,6 +47,10 @@ class SignalWatch:
         os.set_blocking(self._pipe[1], False)
         signal.set_wakeup_fd(self._pipe[1], warn_on_full_buffer=False)
         threading.Thread(target=self._read, args=(self._pipe[0],), daemon=True).start()
+
+    def progress(self) -> None:
+        """Note that the run does not hang; called for each step and batch."""
+        self.progressed_at = time.monotonic()
 
     def stop(self) -> None:
         """Leave signals to whoever sets handlers next."""

@@ -19,8 +19,8 @@ from .signal_watch import SIGNALS, WATCH, leave, leave_before_training
 
 # A launcher and a scheduler may send the same signal; a later one is another request.
 ECHO_SECONDS = 2.0
-# Without the end of a step for so long after a signal, the first or another one, the run is taken
-# for hung.
+# Without the end of a step or batch for so long after a signal, the first or another one, the run
+# is taken for hung.
 GRACE_SECONDS, REPEATED_SECONDS = 300.0, 10.0
 KEPT = "; the latest complete checkpoint is kept"
 CTRL_C_MESSAGE = b"\nstopping with a checkpoint; press Ctrl-C again to exit immediately\n"
@@ -30,8 +30,8 @@ class StopSignals(AbstractContextManager["StopSignals"]):
     """Records SIGTERM, SIGINT and SIGUSR1; a second SIGTERM or Ctrl-C exits immediately.
 
     Ranks exchange what they recorded by an all-reduce on the CPU, which overlaps the next step:
-    a signal to one rank stops all of them one step later, and no step waits. A run that does not
-    end its step within `GRACE_SECONDS` exits too; the latest complete checkpoint is kept.
+    a signal to one rank stops all of them one step later, and no step waits. A run that hangs for
+    `GRACE_SECONDS` after a signal exits too; the latest complete checkpoint is kept.
     """
 
     def __init__(self, devices: Devices) -> None:
@@ -128,11 +128,28 @@ class StopSignals(AbstractContextManager["StopSignals"]):
         with self._lock:
             if self._has_ended or self.reason is not None:
                 return  # It is about to exit.
-            seconds = REPEATED_SECONDS if self._grace else GRACE_SECONDS
-            message = f"no step ended within {seconds:.0f} s after {signal.Signals(number).name}"
-            self._grace = threading.Timer(seconds, leave, (number, message + KEPT))
-            self._grace.daemon = True
-            self._grace.start()
+            WATCH.progress()
+            is_repeated = self._grace is not None
+            limit = REPEATED_SECONDS if is_repeated else GRACE_SECONDS
+            self._start_timer(number, limit, limit, leave_at_once=is_repeated)
+
+    def _start_timer(
+        self, number: int, seconds: float, limit: float, *, leave_at_once: bool
+    ) -> None:
+        """Leave in `seconds`, unless there was progress within `limit`: then wait again."""
+
+        def check() -> None:
+            left = WATCH.progressed_at + limit - time.monotonic()
+            if left <= 0 or leave_at_once:
+                name = signal.Signals(number).name
+                return leave(number, f"no step ended within {limit:.0f} s after {name}{KEPT}")
+            with self._lock:
+                if not self._has_ended and self.reason is None:
+                    self._start_timer(number, left, limit, leave_at_once=False)
+
+        self._grace = threading.Timer(max(seconds, 0.0), check)
+        self._grace.daemon = True
+        self._grace.start()
 
 
 @contextmanager

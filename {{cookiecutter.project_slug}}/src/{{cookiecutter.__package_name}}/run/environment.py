@@ -77,10 +77,10 @@ def _environment() -> dict[str, Any]:
 def describe_code(folder: Path) -> dict[str, Any]:
     """Return commit and uncommitted changes of the repository that `folder` is in.
 
-    `git_is_missing_because` says why there is none. `git_diff` is a patch on the commit, for `git apply`: of all tracked files, and of untracked
-    Python files in `folder`. It has no binary files, and is limited to 200,000 characters and 50
-    untracked files; `git_diff_is_complete` says whether that was enough. All are None where git
-    fails.
+    `git_is_missing_because` says why there is none; all others are None then. `git_diff` is a patch
+    on the commit, for `git apply`: of all tracked files, and of untracked Python files in `folder`.
+    It has no binary files, and is limited to 200,000 characters and 50 untracked files;
+    `git_diff_is_complete` says whether that was enough.
     """
     top = _git(folder, "rev-parse", "--show-toplevel")
     if top is None or not _git(folder, "ls-files", "--", str(folder)):

@@ -12,7 +12,7 @@ from typing import Any, Self
 from filelock import FileLock
 
 from ..checkpoint.atomic import write_atomically
-from ..checkpoint.data_info import changed_names, save_data_info
+from ..checkpoint.data_info import check_same_data, save_data_info
 from ..checkpoint.progress import Progress
 from ..checkpoint.resume import find_start, resume_command
 from ..checkpoint.store import (
@@ -101,26 +101,9 @@ class RunFolder(AbstractContextManager["RunFolder"]):
         return self.start
 
     def check_data(self, num_train_samples: int, info: dict[str, Any]) -> None:
-        """Check that the checkpoint was made with this data.
-
-        Raises:
-            SettingError: the training set had another size, or `describe` returned something else.
-        """
-        start = self.start
-        if not start.step or self._config.allow_changes:
-            return
-        if start.num_train_samples != num_train_samples:
-            raise SettingError(
-                f"the training set has {num_train_samples} samples and had "
-                f"{start.num_train_samples} up to step {start.step}; restore it, or try "
-                "--allow-changes"
-            )
-        changed = changed_names(info if start.data_info is None else start.data_info, info)
-        if changed:
-            raise SettingError(
-                f"the data has changed since step {start.step}: describe in data.py returns other "
-                f"{changed}; restore it, or try --allow-changes"
-            )
+        """Check that the checkpoint was made with this data, as `check_same_data` does."""
+        if not self._config.allow_changes:
+            check_same_data(self.start, num_train_samples, info)
 
     def __enter__(self) -> Self:
         is_new = not (self.path / CONFIG_FILE).exists()

@@ -55,7 +55,7 @@ class RunLog(AbstractContextManager["RunLog"]):
         )
 
     def _can_animate(self) -> bool:
-        """Return whether a line on the screen can be replaced; FORCE_COLOR alone makes no screen."""
+        """Return whether a printed line can be replaced; FORCE_COLOR makes no terminal."""
         return self.console.file.isatty() and not self.console.is_dumb_terminal
 
     def __enter__(self) -> Self:

@@ -8,7 +8,6 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from ..checkpoint.atomic import PART
 from ..settings.config_file import CONFIG_FILE
 from ..settings.errors import SettingError
 from ..settings.run_config import RunConfig
@@ -28,7 +27,10 @@ def check_run_dir(run_dir: Path, config: RunConfig) -> None:
     Raises:
         SettingError: it holds a run, holds none to resume, holds something else, or is read-only.
     """
-    is_run = (run_dir / CONFIG_FILE).exists()
+    try:
+        is_run = (run_dir / CONFIG_FILE).exists()
+    except OSError as error:  # Such as a name that is too long.
+        raise SettingError(f"run_dir {run_dir}: {error.strerror}; try another") from error
     if is_run and config.resume == "never":
         raise SettingError(
             f"run_dir {run_dir} already holds a run; try --resume auto to resume it, or "

@@ -1,8 +1,11 @@
 """Experiment trackers, by way of Accelerate's."""
 
 import json
+import re
+import sys
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -13,8 +16,11 @@ from ..checkpoint.atomic import write_json
 from ..distributed.program import package_name
 from ..settings.errors import SettingError
 from ..settings.run_config import RunConfig
+from .metrics_file import METRICS_FILE
 
 TRACKER_FILE = "tracker.json"
+# The names that MLflow takes are refused with any other character.
+NOT_IN_MLFLOW = re.compile(r"[^/\w.\- :]")
 
 
 def check_tracker(config: RunConfig) -> None:
@@ -41,8 +47,18 @@ class Tracker:
         self, config: RunConfig, run_dir: Path, *, is_main_process: bool, first_step: int
     ) -> None:
         self._tracker: GeneralTracker | None = None
+        self._name = config.tracker
         if not is_main_process or config.tracker == "none":
             return
+        try:
+            self._start(config, run_dir, first_step=first_step)
+        except Exception as error:
+            raise SettingError(
+                f"tracker {config.tracker} cannot start: {_in_one_line(error)}; mend that, or try "
+                "--tracker none"
+            ) from error
+
+    def _start(self, config: RunConfig, run_dir: Path, *, first_step: int) -> None:
         tracker_class = LOGGER_TYPE_TO_CLASS[config.tracker]
         project = package_name()
         folder = (run_dir,) if tracker_class.requires_logging_directory else ()
@@ -65,15 +81,37 @@ class Tracker:
                 write_json(run_dir / TRACKER_FILE, {"tracker": config.tracker, "run": known})
 
     def log(self, values: Mapping[str, float], step: int) -> None:
-        """Send values of one optimizer step."""
+        """Send values of one optimizer step; a tracker that fails is not used again."""
         if self._tracker:
-            self._tracker.log(dict(values), step=step)
+            if self._name == "mlflow":
+                values = {NOT_IN_MLFLOW.sub("_", name): value for name, value in values.items()}
+            with self._failures_are_warnings():
+                self._tracker.log(dict(values), step=step)
 
     def finish(self) -> None:
         """Flush and close the tracker."""
-        tracker, self._tracker = self._tracker, None
+        tracker = self._tracker
         if tracker:
-            tracker.finish()
+            with self._failures_are_warnings():
+                tracker.finish()
+        self._tracker = None
+
+    @contextmanager
+    def _failures_are_warnings(self) -> Iterator[None]:
+        """Keep training: a server that does not answer must not end a run."""
+        try:
+            yield
+        except Exception as error:
+            self._tracker = None
+            print(
+                f"warning: tracker {self._name} failed ({_in_one_line(error)}) and gets no more; "
+                f"{METRICS_FILE} has every value",
+                file=sys.stderr,
+            )
+
+
+def _in_one_line(error: Exception) -> str:
+    return " ".join(f"{type(error).__name__}: {error}".split())
 
 
 def _known_as(run_dir: Path, config: RunConfig) -> str | None:

@@ -101,7 +101,9 @@ class RunConfig:
     def __post_init__(self) -> None:
         for field in fields(self):
             # Relative to where the command is typed; a resumed run may start elsewhere.
-            object.__setattr__(self, field.name, _absolute(getattr(self, field.name)))
+            value = _absolute(getattr(self, field.name))
+            _check_text(field.name, value)
+            object.__setattr__(self, field.name, value)
         check_bounds(self)
         if self.resume != "never" and self.run_dir is None:
             raise SettingError(f"resume {self.resume} needs a run folder; try --run-dir runs/NAME")
@@ -134,6 +136,17 @@ def _absolute(value: Any) -> Any:
     if isinstance(value, tuple | list):
         return type(value)(_absolute(item) for item in value)
     return START_FOLDER / value if isinstance(value, Path) else value
+
+
+def _check_text(name: str, value: Any) -> None:
+    """Raise a SettingError for what files that are written as UTF-8 could not hold."""
+    for item in value if isinstance(value, tuple | list) else [value]:
+        try:
+            str(item).encode()
+        except UnicodeEncodeError:
+            raise SettingError(
+                f"{name} ({str(item)!a}) is not valid UTF-8; try another name, or LC_ALL=C.UTF-8"
+            ) from None
 
 
 def _as_plain(value: Any) -> Any:
