@@ -11,7 +11,7 @@ import pytest
 from accelerate.commands.config.config_args import load_config_from_file
 from accelerate.commands.launch import launch_command_parser
 
-from .launching import TIMEOUT_SECONDS, read_summary, tiny_sources
+from .launching import PACKAGE, TIMEOUT_SECONDS, launch, read_summary, tiny_sources
 
 LAUNCH = Path(__file__).parents[1] / "launch"
 TYPES = {
@@ -110,3 +110,39 @@ def test_the_two_machines_file_joins_two_launchers(
     summary = read_summary(tmp_path / "run")
 
     assert (summary["placement"], summary["world_size"]) == ("ddp", 2)
+
+
+@pytest.mark.parametrize("program", ["reference.ddp", "reference.fsdp2"])
+def test_a_reference_of_several_processes_also_runs_in_one(program: str, tmp_path: Path) -> None:
+    flags = ["--placement", "cpu", *SETTINGS, tmp_path / "run"]
+    done = launch(program, "--num-processes", 1, *flags)
+    assert done.returncode == 0, done.stderr
+    summary = read_summary(tmp_path / "run")
+
+    assert (summary["placement"], summary["world_size"]) == (program.partition(".")[2], 1)
+
+
+def test_torchrun_may_start_a_reference_in_one_process(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    command += ["--nproc-per-node", "1", "-m", f"{PACKAGE}.reference.ddp"]
+    flags = ["--placement", "cpu", *map(str, SETTINGS), str(tmp_path / "run")]
+    environment = os.environ | {"PYTHONPATH": str(tiny_sources())}
+    subprocess.run([*command, *flags], env=environment, check=True, timeout=TIMEOUT_SECONDS)
+
+    assert read_summary(tmp_path / "run")["world_size"] == 1
+    done = subprocess.run(
+        [*command, *flags, "--num-processes", "2"],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=TIMEOUT_SECONDS,
+    )
+    assert "num_processes (2) is not what the launcher started (1)" in done.stderr
+
+
+def test_a_plan_of_two_processes_starts_none(tmp_path: Path) -> None:
+    flags = ["--placement", "cpu", "--plan", *SETTINGS, tmp_path / "run"]
+    done = launch("reference.ddp", "--num-processes", 2, *flags)
+
+    assert done.returncode == 0, done.stderr
+    assert "2 processes on cpu" in done.stdout

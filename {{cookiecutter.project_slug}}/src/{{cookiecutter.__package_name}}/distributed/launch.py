@@ -37,19 +37,20 @@ def run_in_processes(train: Callable[[Config], None], settings: type[Config]) ->
     The latter communicate over a free port of this machine; the first that fails ends the others.
     """
     with errors_in_one_line():
-        read_launcher()
+        world_size = read_launcher()
+        is_launched = "WORLD_SIZE" in os.environ
         config: Any = parse_config(with_num_processes(settings))
-        num_processes = config.num_processes or _default_num_processes(config)
-        world_size = os.environ.get("WORLD_SIZE")
-        if world_size is None and not config.plan_only:
-            return _start_processes(num_processes)
-        if world_size is None:
-            os.environ |= {"WORLD_SIZE": str(num_processes), "RANK": "0"}
-        elif config.num_processes not in (None, int(world_size)):
+        default = world_size if is_launched else _default_num_processes(config)
+        num_processes = config.num_processes or default
+        if is_launched and num_processes != world_size:
             raise SettingError(
-                f"num_processes ({config.num_processes}) is not what the launcher started "
+                f"num_processes ({num_processes}) is not what the launcher started "
                 f"({world_size}); leave it out"
             )
+        if not is_launched and num_processes > 1:
+            if not config.plan_only:
+                return _start_processes(num_processes)
+            os.environ.update(WORLD_SIZE=str(num_processes), RANK="0")
         train(config)
         leave_process_group()
 
