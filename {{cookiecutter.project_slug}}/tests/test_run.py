@@ -307,7 +307,22 @@ def test_the_speed_is_that_of_the_steps_since_the_last_call(
         "model_flops_utilization": 3.2,
     }
     stopwatch._before = 13.0
-    assert found.since_last(9, items=160.0)["samples_per_second"] == 32.0
+    rate = found.since_last(9, items=160.0)["samples_per_second"]
+    assert rate == pytest.approx(32.0, rel=0.1)
+
+
+def test_the_seconds_of_training_do_not_count_the_measurement_of_the_peak(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def measure(devices: object, precision: object) -> float:
+        time.sleep(0.5)
+        return 1.0
+
+    plan, stopwatch = plan_of(), Stopwatch(0.0, CPU)
+    monkeypatch.setattr(speed, "peak_flops", measure)
+    stopwatch.start()
+    speed.Speed(plan, stopwatch, Trial([], [], 5, 100.0), "samples").since_last(1, items=1.0)
+    assert stopwatch.seconds < 0.4
 
 
 def test_the_peak_is_that_of_the_data_sheet_or_measured(monkeypatch: pytest.MonkeyPatch) -> None:

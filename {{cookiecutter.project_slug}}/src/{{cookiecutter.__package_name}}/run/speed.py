@@ -43,4 +43,6 @@ class Speed:
 
     @cached_property
     def _peak(self) -> float:
-        return peak_flops(self.plan.devices, self.plan.config.mixed_precision)
+        # Where it is measured, a slow GPU takes a second, which is not training.
+        with self.stopwatch.paused():
+            return peak_flops(self.plan.devices, self.plan.config.mixed_precision)
