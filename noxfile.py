@@ -135,7 +135,8 @@ def jobs(session: nox.Session) -> None:
 def gpu(session: nox.Session) -> None:
     """Compare precisions and placements on this machine's GPUs, with the torch of this Python.
 
-    It installs nothing, because only the machine's owner knows which torch fits its GPUs.
+    It installs nothing, because only the machine's owner knows which torch fits its GPUs. `--
+    PROJECT` takes a rendered project, `-- --help` shows the flags; docs/placement.md has more.
     """
     session.run(sys.executable, "-m", "tests.gpu", *session.posargs)
 
