@@ -316,7 +316,7 @@ def test_a_rendered_project_is_compared_on_a_cpu(default_project: Path, tmp_path
         cwd=TEMPLATE,
         capture_output=True,
         text=True,
-        timeout=110,
+        timeout=300,
     )
     assert result.returncode == 0, result.stdout + result.stderr
     report = json.loads((tmp_path / "gpu.json").read_text(encoding="utf-8"))
