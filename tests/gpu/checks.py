@@ -59,8 +59,7 @@ def resumed(precision: str, here: Workplace) -> Found:
     run = Run(here.folder / f"resumed-{precision}")
     process = here.start(job, run.folder)
     try:
-        # That of step 0 is a trial before training.
-        while process.poll() is None and not list(run.folder.glob("checkpoints/step_*[1-9]*")):
+        while process.poll() is None and not list(run.folder.glob("checkpoints/step_*")):
             if time.monotonic() > here.deadline:
                 raise RunFailed("no checkpoint in time", here.tail_of(job))
             time.sleep(0.002)

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from .atomic import PART, rename_synced, write_atomically, write_tensors
 
-CHECKPOINTS = "checkpoints"
+CHECKPOINTS, TRIAL = "checkpoints", ".trial"
 OPTIMIZER_FILE = "optimizer.safetensors"
 MANIFEST_FILE = "manifest.json"
 CHECKSUM_FILE = "manifest.json.sha256"
@@ -77,11 +77,11 @@ def try_checkpoint(run_dir: Path) -> None:
     Raises:
         OSError: as `write_checkpoint`.
     """
-    step = 0
-    write_checkpoint(run_dir, step, {OPTIMIZER_FILE: {"tried": torch.zeros(1)}}, {})
-    shutil.rmtree(checkpoint_folder(run_dir, step))
-    if not saved_steps(run_dir):
-        shutil.rmtree(run_dir / CHECKPOINTS)
+    # Not among the checkpoints: nobody may take it for one.
+    folder = run_dir / TRIAL
+    shutil.rmtree(folder, ignore_errors=True)
+    write_checkpoint(folder, 0, {OPTIMIZER_FILE: {"tried": torch.zeros(1)}}, {})
+    shutil.rmtree(folder)
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
