@@ -12,7 +12,7 @@ from typing import Any, Self
 from filelock import FileLock
 
 from ..checkpoint.atomic import write_atomically
-from ..checkpoint.data_info import check_same_data, save_data_info
+from ..checkpoint.data_info import DATA_FILE, check_same_data, save_data_info
 from ..checkpoint.progress import Progress
 from ..checkpoint.resume import find_start, resume_command
 from ..checkpoint.store import (
@@ -28,8 +28,8 @@ from ..distributed.devices import Devices
 from ..settings.config_file import CONFIG_FILE, as_yaml
 from ..settings.errors import RunError, SettingError
 from ..settings.run_config import START_FOLDER, RunConfig
-from .environment import write_environment
-from .metrics_file import truncate_metrics
+from .environment import ENVIRONMENT_FILE, write_environment
+from .metrics_file import METRICS_FILE, truncate_metrics
 from .run_dir import LOCK_FILE, check_run_dir, lock_run_dir, next_free
 
 SUMMARY_FILE = "summary.json"
@@ -112,7 +112,8 @@ class RunFolder(AbstractContextManager["RunFolder"]):
                 self._open()
         except OSError as error:
             if is_new:  # It must not count as a run.
-                (self.path / CONFIG_FILE).unlink(missing_ok=True)
+                for name in (CONFIG_FILE, DATA_FILE, METRICS_FILE, ENVIRONMENT_FILE):
+                    (self.path / name).unlink(missing_ok=True)
             raise SettingError(
                 f"run_dir {self.path} cannot be written: {error.strerror}"
             ) from error
