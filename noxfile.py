@@ -1,4 +1,10 @@
+# /// script
+# requires-python = ">=3.11"
+# dependencies = ["nox>=2025.2.9"]
+# ///
 """The template's commands: `nox --list` shows them, `nox -s demo` runs one.
+
+`uv run noxfile.py -s demo` runs it where nox is not installed.
 
 Nothing is ever installed but by pip under constraints.txt, except where a session checks another
 version on purpose.
@@ -30,8 +36,8 @@ nox.options.sessions = ["lint", "tests"]
 TEST_GROUP = nox.project.dependency_groups(nox.project.load_toml("pyproject.toml"), "test")
 TYPES_GROUP = nox.project.dependency_groups(nox.project.load_toml("pyproject.toml"), "types")
 # The unrendered file is TOML too.
-PROJECT = nox.project.load_toml(PROJECT_TOML)["project"]
-PROJECT_REQUIREMENTS = PROJECT["dependencies"]
+PROJECT = nox.project.load_toml(PROJECT_TOML)
+PROJECT_REQUIREMENTS = PROJECT["project"]["dependencies"]
 
 
 def oldest(requirements: list[str] | tuple[str, ...], name: str) -> str:
@@ -221,8 +227,9 @@ def character_model(session: nox.Session) -> None:
 def needed_names(session: nox.Session) -> None:
     """Install all that projects and the template need; list which names it takes (minutes)."""
     share_runtime(session)
-    extras = itertools.chain.from_iterable(PROJECT["optional-dependencies"].values())
-    install(session, *extras, *TEST_GROUP, *TYPES_GROUP)
+    extras = itertools.chain.from_iterable(PROJECT["project"]["optional-dependencies"].values())
+    dev_group = nox.project.dependency_groups(PROJECT, "dev")
+    install(session, *extras, *dev_group, *TEST_GROUP, *TYPES_GROUP)
     session.run("python", "tools/needed_names.py")
 
 
@@ -274,3 +281,7 @@ SHOW_SITE_PACKAGES = "import sysconfig; print(sysconfig.get_path('purelib'))"
 def output_of(session: nox.Session, code: str) -> str:
     """Return what the session's Python prints for these statements."""
     return str(session.run("python", "-c", code, silent=True, log=False)).strip()
+
+
+if __name__ == "__main__":
+    nox.main()

@@ -30,7 +30,7 @@ DEFAULTS = {
     "author_email": "",
 }
 # The files that hold answers in words; any other holds no more of them than the package's name.
-FILES_WITH_WORDS = {"LICENSE", "README.md", "pyproject.toml"}
+FILES_WITH_WORDS = {"CITATION.cff", "LICENSE", "README.md", "pyproject.toml"}
 
 COMMONMARK = MarkdownIt("commonmark")
 GITHUB = MarkdownIt("gfm-like")
@@ -55,6 +55,7 @@ def assert_sound(project: Path, answers: Mapping[str, str], default_project: Pat
     assert_names_are_sound(project, given["project_slug"])
     assert_other_files_are_as_by_default(project, given["project_slug"], default_project)
     assert_metadata_reads_back(project, given)
+    assert_citation_reads_back(project, given)
     assert_licence_reads_back(project, given["author_name"], default_project)
     for parser in (COMMONMARK, GITHUB):
         assert_readme_reads_back(project, given, default_project, parser)
@@ -130,6 +131,23 @@ def assert_metadata_reads_back(project: Path, answers: Mapping[str, str]) -> Non
     assert metadata["Summary"] == answers["description"]
     assert metadata.get_payload() == (project / "README.md").read_text(encoding="utf-8")
     assert author_of(metadata) == author
+
+
+def assert_citation_reads_back(project: Path, answers: Mapping[str, str]) -> None:
+    """Compare CITATION.cff with what version 1.2.0 of the format has for these answers.
+
+    An author is given by one name, whether of a person or of a group, as the format's guide says
+    for authors of whom no more is known. It has no name for a licence that is proprietary.
+    """
+    citation = yaml.safe_load((project / "CITATION.cff").read_bytes().decode("utf-8"))
+    licence = wheel_metadata(project)["License-Expression"]
+    assert citation == {
+        "cff-version": "1.2.0",
+        "message": "If you use this software, please cite it as below.",
+        "type": "software",
+        "title": answers["project_name"],
+        "authors": [{"name": answers["author_name"]}],
+    } | ({} if licence.startswith("LicenseRef-") else {"license": licence})
 
 
 def author_of(metadata: email.message.Message) -> dict[str, str]:

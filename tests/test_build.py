@@ -46,6 +46,8 @@ def assert_package_is_sound(project: Path, answers: Mapping[str, str]) -> None:
         [licence] = [name for name in archive.namelist() if name.endswith("/licenses/LICENSE")]
         assert archive.read(licence) == (project / "LICENSE").read_bytes()
     assert packed == {name.removeprefix("src/") for name in shipped if name.startswith("src/")}
+    # Without it, type checkers ignore the types of an installed package.
+    assert f"{project.name.replace('-', '_')}/py.typed" in packed
     with tarfile.open(sdist) as archive:
         packed = {member.name.split("/", 1)[1] for member in archive if member.isfile()}
     assert packed - {"PKG-INFO"} == shipped

@@ -23,6 +23,7 @@ from .rendering import (
 from .soundness import (
     COMMONMARK,
     GITHUB,
+    assert_citation_reads_back,
     assert_metadata_reads_back,
     plain_text,
     renamed,
@@ -32,6 +33,9 @@ from .soundness import (
 FILES = """
     .gitattributes
     .gitignore
+    .pre-commit-config.yaml
+    AGENTS.md
+    CITATION.cff
     LICENSE
     README.md
     launch/all_gpus.yaml
@@ -85,6 +89,7 @@ FILES = """
     src/my_run/optimizer.py
     src/my_run/pictures.py
     src/my_run/predict.py
+    src/my_run/py.typed
     src/my_run/reference/__init__.py
     src/my_run/reference/__main__.py
     src/my_run/reference/data_parallel.py
@@ -161,6 +166,7 @@ STARTER_FILES = """
 """.split()
 # These say what the data is, and need other packages.
 WITH_A_WORD_OF_THE_STARTER = {"README.md", "pyproject.toml"}
+YAML_ENDINGS = (".yml", ".yaml", ".cff")
 CI_FILES = {"github": [".github/workflows/tests.yml"], "gitlab": [".gitlab-ci.yml"], "none": []}
 
 LICENSE_WORDS = {
@@ -230,8 +236,8 @@ def test_starters_differ_in_their_own_files_alone(tmp_path: Path) -> None:
 
 
 def test_the_unrendered_toml_and_yaml_files_parse() -> None:
-    names = [name for name in files_under(PROJECT_TEMPLATE) if name.endswith((".yml", ".yaml"))]
-    assert names
+    names = [name for name in files_under(PROJECT_TEMPLATE) if name.endswith(YAML_ENDINGS)]
+    assert {"CITATION.cff", ".pre-commit-config.yaml"} <= set(names)
     for name in names:
         assert yaml.safe_load((PROJECT_TEMPLATE / name).read_text(encoding="utf-8")), name
     toml = tomllib.loads((PROJECT_TEMPLATE / "pyproject.toml").read_text(encoding="utf-8"))
@@ -240,7 +246,7 @@ def test_the_unrendered_toml_and_yaml_files_parse() -> None:
 
 def test_the_rendered_yaml_files_parse(project: Path) -> None:
     for name in files_under(project):
-        if name.endswith((".yml", ".yaml")):
+        if name.endswith(YAML_ENDINGS):
             assert yaml.safe_load((project / name).read_text(encoding="utf-8")), name
 
 
@@ -268,6 +274,7 @@ def test_an_empty_email_leaves_no_empty_entry(project: Path, answers: dict[str, 
 def test_the_words_read_back(project: Path, answers: dict[str, str]) -> None:
     given = with_defaults(answers)
     assert_metadata_reads_back(project, given)
+    assert_citation_reads_back(project, given)
     for parser in (COMMONMARK, GITHUB):
         tokens = parser.parse((project / "README.md").read_text(encoding="utf-8"))
         heading, paragraph = [token for token in tokens if token.type == "inline"][:2]
@@ -313,7 +320,7 @@ def test_every_path_that_the_readme_names_is_there(project: Path) -> None:
     # The tree: two characters, a name, and what it is.
     tree = text.split("## What is where", 1)[1].split("```")[1]
     names = re.findall(r"^[ *] ([a-z_]+(?:/|\.py)) ", tree, re.MULTILINE)
-    assert {*names, "__init__.py"} == {
+    assert {*names, "__init__.py", "py.typed"} == {
         path.name + "/" * path.is_dir() for path in package.iterdir() if path.name[:3] != "__p"
     }
     paths |= set(re.findall(r"^(?!src)([a-z_]+/) ", tree, re.MULTILINE))
@@ -327,6 +334,34 @@ def test_every_path_that_the_readme_names_is_there(project: Path) -> None:
     for module in modules:
         path = package / module.replace(".", "/")
         assert path.with_suffix(".py").exists() or (path / "__main__.py").exists(), module
+
+
+def test_every_command_and_path_for_agents_is_there(project: Path) -> None:
+    text = (project / "AGENTS.md").read_text(encoding="utf-8")
+    package = project / "src" / project.name.replace("-", "_")
+    assert len(text.splitlines()) < 40
+    paths = set(re.findall(r"`([\w./]+(?:/|\.py|\.md))`", text))
+    assert {"README.md", "predict.py", "exact/", "tests/tiny/", "exact/tree.py"} <= paths
+    for path in paths:
+        assert (project / path).exists() or (package / path).exists(), path
+    assert set(re.findall(r"-m (\w+)\.", text)) == {package.name}
+    for module in re.findall(rf"-m {package.name}\.(\w+)", text):
+        assert (package / f"{module}.py").exists(), module
+    assert (package / "settings" / "errors.py").read_text(encoding="utf-8").count("SettingError(")
+    sessions = re.findall(r"^def (\w+)\(", (project / "noxfile.py").read_text("utf-8"), re.M)
+    assert re.findall(r"nox -s (\w+)", text) == sessions
+    for path in re.findall(r"nox -s tests -- ([\w./]+)", text):
+        assert (project / path).exists(), path
+
+
+def test_readme_and_notes_for_agents_name_groups_and_extras_that_exist(project: Path) -> None:
+    table = tomllib.loads((project / "pyproject.toml").read_text(encoding="utf-8"))
+    text = "".join((project / name).read_text("utf-8") for name in ("README.md", "AGENTS.md"))
+    groups = re.findall(r"--group (\w+)", text)
+    extras = re.findall(r"\.\[(\w+)\]|--extra (\w+)", text)
+    assert set(groups) == {"dev"} <= set(table["dependency-groups"])
+    assert len(extras) >= 4
+    assert {"".join(pair) for pair in extras} <= set(table["project"]["optional-dependencies"])
 
 
 def test_every_name_is_portable(project: Path) -> None:
@@ -352,6 +387,25 @@ def test_ruff_finds_nothing_to_change(project: Path) -> None:
             timeout=60,
         )
         assert result.returncode == 0, result.stdout + result.stderr
+
+
+def test_a_commit_is_checked_by_the_ruff_of_its_environment(tmp_path: Path) -> None:
+    render_in_process(tmp_path, {})
+    project = tmp_path / "my-run"
+    config = yaml.safe_load((project / ".pre-commit-config.yaml").read_text(encoding="utf-8"))
+    [repository] = config["repos"]
+    assert repository["repo"] == "local"
+    entries = [hook["entry"].split() for hook in repository["hooks"]]
+    assert [entry[:4] for entry in entries] == [
+        ["python", "-m", "ruff", command] for command in ("check", "format")
+    ]
+    assert all(hook["language"] == "system" for hook in repository["hooks"])
+    file = project / "tests" / "test_more.py"
+    for text, codes in (('"""More."""\n', [0, 0]), ("import os\n", [1, 0]), ("x = (\n", [1, 2])):
+        file.write_text(text, encoding="utf-8")
+        commands = [[sys.executable, *entry[1:], "--no-cache", str(file)] for entry in entries]
+        runs = [subprocess.run(line, cwd=project, capture_output=True) for line in commands]
+        assert [run.returncode for run in runs] == codes, text
 
 
 def test_every_source_compiles(default_project: Path) -> None:

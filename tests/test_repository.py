@@ -8,9 +8,11 @@ import tomllib
 from collections.abc import Iterable
 from pathlib import Path
 
+import nox
 import pytest
 import yaml
 from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 import checked_answers
 
@@ -51,16 +53,66 @@ def test_the_workflows_parse_and_run_nox(root: Path) -> None:
     workflow = yaml.safe_load(path.read_text(encoding="utf-8"))
     for job in workflow["jobs"].values():
         assert any("nox" in step.get("run", "") for step in job["steps"])
+        assert "permissions" not in job
+    assert workflow["permissions"] == {"contents": "read"}
+
+
+def test_the_workflows_use_the_same_actions_and_leave_no_token_behind() -> None:
+    used = []
+    for root in (TEMPLATE, PROJECT_TEMPLATE):
+        text = (root / ".github" / "workflows" / "tests.yml").read_text(encoding="utf-8")
+        [job] = yaml.safe_load(text)["jobs"].values()
+        checkout, python = [step for step in job["steps"] if "uses" in step]
+        assert checkout["with"] == {"persist-credentials": False}
+        used.append((checkout["uses"], python["uses"]))
+    # The current majors, as of November 2026.
+    assert used == [("actions/checkout@v7", "actions/setup-python@v7")] * 2
 
 
 def test_every_requirement_has_a_pin() -> None:
-    pins = (TEMPLATE / "constraints.txt").read_text(encoding="utf-8")
-    pinned = {name.lower() for name in re.findall(r"^([\w.-]+)==\S+$", pins, re.MULTILINE)}
-    for root in (TEMPLATE, PROJECT_TEMPLATE):
-        text = (root / "pyproject.toml").read_text(encoding="utf-8")
-        required = set(re.findall(r'"([\w.-]+)>=[\d.]+"', text))
-        assert required
-        assert {name.lower() for name in required} <= pinned
+    text = (TEMPLATE / "constraints.txt").read_text(encoding="utf-8")
+    pairs = re.findall(r"^([\w.-]+)==(\S+)$", text, re.MULTILINE)
+    pins = {canonicalize_name(name): pin for name, pin in pairs}
+    for requirements in (requirements_of(TEMPLATE), requirements_of(PROJECT_TEMPLATE)):
+        bounded = [requirement for requirement in requirements if requirement.specifier]
+        assert bounded
+        for requirement in bounded:
+            # The project pins ruff itself: that is the version that these tests check it with.
+            assert requirement.specifier.contains(pins[canonicalize_name(requirement.name)])
+
+
+def test_the_extra_for_onnx_is_among_what_development_needs() -> None:
+    """The project's tests export; a group cannot include an extra, so that both have a list."""
+    table = nox.project.load_toml(PROJECT_TEMPLATE / "pyproject.toml")
+    assert set(table["project"]["optional-dependencies"]["onnx"]) < set(
+        nox.project.dependency_groups(table, "dev")
+    )
+
+
+@pytest.mark.parametrize("root", [TEMPLATE, PROJECT_TEMPLATE], ids=["template", "project"])
+def test_the_noxfile_runs_as_a_script_with_the_nox_of_its_group(root: Path) -> None:
+    header = nox.project.load_toml(root / "noxfile.py")
+    [needed] = header["dependencies"]
+    assert needed in {str(requirement) for requirement in requirements_of(root)}
+    project = tomllib.loads((PROJECT_TEMPLATE / "pyproject.toml").read_text(encoding="utf-8"))
+    assert header["requires-python"] == project["project"]["requires-python"]
+    listed = subprocess.run(
+        [sys.executable, "noxfile.py", "--list"],
+        cwd=root,
+        capture_output=True,
+        encoding="utf-8",
+        timeout=60,
+    )
+    assert "* lint" in listed.stdout and "* tests" in listed.stdout, listed.stderr
+
+
+def requirements_of(root: Path) -> list[Requirement]:
+    """Return what a pyproject.toml requires in all: dependencies, extras and groups."""
+    table = nox.project.load_toml(root / "pyproject.toml")
+    project = table.get("project", {"dependencies": [], "optional-dependencies": {}})
+    extras = itertools.chain.from_iterable(project["optional-dependencies"].values())
+    groups = nox.project.dependency_groups(table, *table["dependency-groups"])
+    return [Requirement(text) for text in (*project["dependencies"], *extras, *groups)]
 
 
 def test_the_needed_names_are_in_order() -> None:
@@ -80,15 +132,9 @@ def test_the_needed_names_are_in_order() -> None:
 
 
 def test_every_requirement_is_refused_as_a_name() -> None:
-    project = tomllib.loads((PROJECT_TEMPLATE / "pyproject.toml").read_text(encoding="utf-8"))
-    template = tomllib.loads((TEMPLATE / "pyproject.toml").read_text(encoding="utf-8"))
-    lists = [
-        project["project"]["dependencies"],
-        *project["project"]["optional-dependencies"].values(),
-        *template["dependency-groups"].values(),
-    ]
-    names = {Requirement(text).name for text in itertools.chain(*lists)}
-    assert {"scikit-learn", "trackio", "hatchling", "types-PyYAML"} <= names
+    requirements = [*requirements_of(TEMPLATE), *requirements_of(PROJECT_TEMPLATE)]
+    names = {requirement.name for requirement in requirements}
+    assert {"scikit-learn", "trackio", "hatchling", "types-PyYAML", "pre-commit"} <= names
     assert {re.sub("[-.]", "_", name).lower() for name in names} <= checked_answers.NEEDED
 
 
