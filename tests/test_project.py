@@ -51,6 +51,16 @@ def test_the_projects_own_tests_all_pass(default_project: Path) -> None:
     assert_own_tests_pass(default_project)
 
 
+def test_the_commands_for_agents_are_right(default_project: Path) -> None:
+    text = (default_project / "AGENTS.md").read_text(encoding="utf-8")
+    commands = re.findall(r"`python (-m my_run\.[^`]+)`", text)
+    assert commands
+    for command in commands:
+        sources = str(default_project / "src")
+        shown = run(default_project, *command.split(), "--plan", PYTHONPATH=sources).stdout
+        assert re.search(r"\b20 steps\b|\b20\b", shown), shown
+
+
 def test_the_program_from_the_wheel_trains_and_tests(tmp_path: Path) -> None:
     assert render(tmp_path / "out", {"project_slug": "wheel-run"}).returncode == 0
     assert_wheel_trains(tmp_path / "out" / "wheel-run", tmp_path)

@@ -162,3 +162,19 @@ def test_the_matrix_that_nox_lists_holds_each_two_choices_together() -> None:
         }
 
     assert pairs_of(chosen) == pairs_of(ANSWER_SETS)
+
+
+def test_each_figure_of_the_readmes_table_stands_where_its_row_links() -> None:
+    rows = re.findall(r"^\| [^|]+ \| `nox -s \w+` \| ([^|]+) \|$", README, re.MULTILINE)
+    below = README.split("Exact sums cost", 1)[1].split("\n", 1)[0].split("All figures", 1)[0]
+    assert len(rows) >= 9
+    linked = [text for text in (*rows, below) if "](" in text]
+    assert len(linked) >= 9
+    for text in linked:
+        [target] = set(re.findall(r"\]\(([^)]+)\)", text))
+        source = (TEMPLATE / target).read_text(encoding="utf-8")
+        for figure in re.findall(r"\d[\d.,]*(?:e-\d+)?(?<![.,])", text.split("](")[0]):
+            assert re.search(rf"(?<![\d.,]){re.escape(figure)}(?![\d.,]*\d)", source), (
+                text,
+                figure,
+            )
