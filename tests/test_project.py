@@ -58,7 +58,7 @@ def test_the_commands_for_agents_are_right(default_project: Path) -> None:
     for command in commands:
         sources = str(default_project / "src")
         shown = run(default_project, *command.split(), "--plan", PYTHONPATH=sources).stdout
-        assert re.search(r"\b20 steps\b|\b20\b", shown), shown
+        assert re.search(r"Steps +20 optimizer steps", shown), shown
 
 
 def test_the_program_from_the_wheel_trains_and_tests(tmp_path: Path) -> None:
