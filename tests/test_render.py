@@ -54,6 +54,7 @@ FILES = """
     src/my_run/batches/sampling.py
     src/my_run/batches/seeds.py
     src/my_run/batches/structure.py
+    src/my_run/batches/workers.py
     src/my_run/checkpoint/__init__.py
     src/my_run/checkpoint/atomic.py
     src/my_run/checkpoint/checkpoints.py
@@ -73,6 +74,7 @@ FILES = """
     src/my_run/distributed/launch.py
     src/my_run/distributed/process_group.py
     src/my_run/distributed/program.py
+    src/my_run/distributed/signal_watch.py
     src/my_run/distributed/signals.py
     src/my_run/evaluate.py
     src/my_run/export.py
@@ -123,6 +125,7 @@ FILES = """
     src/my_run/settings/command_line.py
     src/my_run/settings/config_file.py
     src/my_run/settings/errors.py
+    src/my_run/settings/output.py
     src/my_run/settings/run_config.py
     src/my_run/train.py
     tests/__init__.py
@@ -146,6 +149,7 @@ FILES = """
     tests/test_schedule.py
     tests/test_starter.py
     tests/test_step.py
+    tests/test_surroundings.py
     tests/test_train.py
     tests/test_trial.py
     tests/tiny/__init__.py

@@ -17,7 +17,7 @@ import torch
 from accelerate.tracking import LOGGER_TYPE_TO_CLASS
 from filelock import FileLock
 
-from my_run.batches import loaders
+from my_run.batches import workers
 from my_run.batches.loaders import EvaluationLoader
 from my_run.checkpoint import atomic
 from my_run.distributed import signals
@@ -33,7 +33,10 @@ from my_run.run import environment, folder
 from my_run.run.folder import RunFolder
 from my_run.run.start import prepare_once
 from my_run.run.trackers import Tracker
-from my_run.settings.errors import RunError, SettingError
+from my_run.settings.errors import (
+    RunError,
+    SettingError,
+)
 
 from .launching import (
     PACKAGE,
@@ -103,10 +106,9 @@ def test_a_run_whose_reader_is_gone_stops_with_a_checkpoint(
 
 
 @NEEDS_POSIX
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGINT])
-def test_a_signal_before_training_ends_the_program_at_once(
-    number: signal.Signals, tmp_path: Path
-) -> None:
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGUSR1", "SIGINT"])
+def test_a_signal_before_training_ends_the_program_at_once(name: str, tmp_path: Path) -> None:
+    number = signal.Signals[name]
     process = start("train", *SHORT, "--run-dir", str(tmp_path / "run"))
     # Python itself catches Ctrl-C from its start.
     while not has_handler(process.pid, signal.SIGTERM):
@@ -135,8 +137,9 @@ def test_a_signal_that_is_ignored_at_the_start_stays_ignored(program: str, tmp_p
     while not read_metrics(tmp_path):
         assert process.poll() is None
         time.sleep(0.05)
-    os.killpg(process.pid, signal.SIGHUP)
-    os.killpg(process.pid, signal.SIGUSR1)
+    if sys.platform != "win32":
+        os.killpg(process.pid, signal.SIGHUP)
+        os.killpg(process.pid, signal.SIGUSR1)
     printed = finish(process)
 
     assert process.returncode == 0, printed
@@ -202,7 +205,7 @@ class Broken(torch.utils.data.Dataset[torch.Tensor]):
 
     def __getitem__(self, index: int) -> torch.Tensor:
         if self.is_killed:
-            os.kill(os.getpid(), signal.SIGKILL)
+            os.kill(os.getpid(), 9)
         time.sleep(TIMEOUT_SECONDS)
         return torch.zeros(1)
 
@@ -212,7 +215,7 @@ class Broken(torch.utils.data.Dataset[torch.Tensor]):
 def test_a_worker_that_sends_nothing_is_one_line(
     is_killed: bool, reason: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(loaders, "READER_TIMEOUT_SECONDS", 2)
+    monkeypatch.setattr(workers, "TIMEOUT_SECONDS", 2)
     config = TrainConfig(num_workers=1)
     dataset = Broken(is_killed=is_killed)
     batches = iter(EvaluationLoader(dataset, None, config, find_devices(config, "single")))

@@ -1,9 +1,6 @@
 """Batches on this rank's device: `sampling` says which samples, `data.py` what they are."""
 
-import atexit
-import multiprocessing
 import random
-import signal
 from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
@@ -13,20 +10,16 @@ from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 
 from ..distributed.devices import Devices
 from ..distributed.signal_watch import WATCH
-from ..distributed.signals import signals_blocked
-from ..settings.errors import RunError, SettingError
+from ..settings.errors import SettingError
 from ..settings.run_config import RunConfig
 from .plan import Plan
 from .sampling import EvaluationSampler, MicroBatch, TrainSampler
 from .seeds import EVALUATION_STREAM, derive_seed, seed_torch
 from .structure import concatenate, to_device
+from .workers import WorkerLoader
 
 Collate = Callable[[list[Any]], Any] | None
 """Turns a list of samples into a batch; None is PyTorch's `default_collate`."""
-
-
-# For one batch of a worker: one that is stuck would keep the run waiting for ever.
-READER_TIMEOUT_SECONDS = 300
 
 
 class MapDataset(Protocol):
@@ -91,63 +84,17 @@ def _make_loader(
     config: RunConfig,
     devices: Devices,
 ) -> DataLoader[Any]:
-    if config.num_workers:
-        atexit.register(_kill_workers)
-    return _Loader(
+    return WorkerLoader(
         reader,
         sampler=sampler,
         batch_size=None,
         num_workers=config.num_workers,
         # Starting workers again for each evaluation takes half a second.
         persistent_workers=config.num_workers > 0,
-        timeout=READER_TIMEOUT_SECONDS if config.num_workers else 0,
         pin_memory=devices.device.type == "cuda",
         # Otherwise each new iterator draws a number from the global generator.
         generator=torch.Generator(),
     )
-
-
-class _Loader(DataLoader[Any]):
-    """A `DataLoader` whose workers ignore the signals that stop the run.
-
-    Raises:
-        RunError: a worker was killed, or sends nothing.
-    """
-
-    def __iter__(self) -> Any:
-        if not self.num_workers:
-            return super().__iter__()
-        try:
-            with signals_blocked():
-                batches = super().__iter__()
-        except OSError as error:
-            raise _worker_error(error) from error
-        return self._checked(batches)
-
-    def _checked(self, batches: Iterator[Any]) -> Iterator[Any]:
-        try:
-            yield from batches
-        except RuntimeError as error:
-            if not str(error).startswith(("DataLoader worker", "DataLoader timed out")):
-                raise
-            raise _worker_error(error) from error
-
-
-def _worker_error(error: Exception) -> RunError:
-    reason = " ".join(str(error).split()).rstrip(".")
-    return RunError(
-        f"DataLoader workers: {reason}; try --num-workers 0. Known causes: a /dev/shm that is too "
-        "small (docker run --shm-size), too little memory, files that cannot be reached"
-    )
-
-
-def _kill_workers() -> None:
-    """Kill workers that are left after an error: Python would wait for them forever."""
-    if hasattr(signal, "SIGCHLD"):
-        # PyTorch's handler would report each of them as a failure.
-        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-    for process in multiprocessing.active_children():
-        process.kill()
 
 
 class MicroBatchReader(Dataset[Any]):

@@ -7,6 +7,7 @@ of each signal from a pipe instead (`signal.set_wakeup_fd`).
 import contextlib
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -44,7 +45,8 @@ class SignalWatch:
             if signal.getsignal(number) in (signal.SIG_DFL, signal.default_int_handler):
                 signal.signal(number, _do_nothing)
         self._pipe = os.pipe()
-        os.set_blocking(self._pipe[1], False)
+        if sys.platform != "win32":
+            os.set_blocking(self._pipe[1], False)
         signal.set_wakeup_fd(self._pipe[1], warn_on_full_buffer=False)
         threading.Thread(target=self._read, args=(self._pipe[0],), daemon=True).start()
 

@@ -1,0 +1,64 @@
+"""DataLoader workers: processes that read batches, and may die or hang."""
+
+import atexit
+import multiprocessing
+import signal
+from collections.abc import Iterator
+from typing import Any
+
+from torch.utils.data import DataLoader, Dataset
+
+from ..distributed.signals import signals_blocked
+from ..settings.errors import RunError
+
+# For one batch: a worker that is stuck would keep the run waiting for ever.
+TIMEOUT_SECONDS = 300
+
+
+class WorkerLoader(DataLoader[Any]):
+    """A `DataLoader` whose workers ignore the signals that stop the run.
+
+    Raises:
+        RunError: a worker was killed, or sent no batch for `TIMEOUT_SECONDS`.
+    """
+
+    def __init__(self, dataset: Dataset[Any], *, num_workers: int, **options: Any) -> None:
+        timeout = TIMEOUT_SECONDS if num_workers else 0
+        super().__init__(dataset, num_workers=num_workers, timeout=timeout, **options)
+        if num_workers:
+            atexit.register(_kill_workers)
+
+    def __iter__(self) -> Any:
+        if not self.num_workers:
+            return super().__iter__()
+        try:
+            with signals_blocked():
+                batches = super().__iter__()
+        except OSError as error:
+            raise _worker_error(error) from error
+        return self._checked(batches)
+
+    def _checked(self, batches: Iterator[Any]) -> Iterator[Any]:
+        try:
+            yield from batches
+        except RuntimeError as error:
+            if not str(error).startswith(("DataLoader worker", "DataLoader timed out")):
+                raise
+            raise _worker_error(error) from error
+
+
+def _worker_error(error: Exception) -> RunError:
+    reason = " ".join(str(error).split()).rstrip(".")
+    return RunError(
+        f"DataLoader workers: {reason}; try --num-workers 0. Known causes: a /dev/shm that is too "
+        "small (docker run --shm-size), too little memory, files that cannot be reached"
+    )
+
+
+def _kill_workers() -> None:
+    """Kill workers that are left after an error: Python would wait for them forever."""
+    if hasattr(signal, "SIGCHLD"):
+        # PyTorch's handler would report each of them as a failure.
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    for process in multiprocessing.active_children():
+        process.kill()
