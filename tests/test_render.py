@@ -99,6 +99,7 @@ FILES = """
     src/my_run/reference/fsdp2.py
     src/my_run/reference/single.py
     src/my_run/run/__init__.py
+    src/my_run/run/agreement.py
     src/my_run/run/contract.py
     src/my_run/run/curves.py
     src/my_run/run/environment.py
@@ -131,6 +132,7 @@ FILES = """
     tests/__init__.py
     tests/conftest.py
     tests/launching.py
+    tests/test_agreement.py
     tests/test_architecture.py
     tests/test_checkpoint.py
     tests/test_config.py

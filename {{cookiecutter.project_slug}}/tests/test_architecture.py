@@ -23,7 +23,8 @@ MODULES = {
 } | {program: ROOT / f"{program}.py" for program in PROGRAMS}
 # The files of the engine's tests; only test_starter.py looks at the user's files.
 ENGINE_TESTS = [
-    *("conftest", "launching", "test_architecture", "test_checkpoint", "test_config"),
+    *("conftest", "launching", "test_agreement", "test_architecture", "test_checkpoint"),
+    "test_config",
     *("test_data_parallel", "test_devices", "test_exact", "test_export", "test_figures"),
     *("test_launch", "test_placement", "test_references", "test_resume", "test_run"),
     *("test_sampling", "test_schedule", "test_step", "test_surroundings", "test_train"),

@@ -17,6 +17,7 @@ from .distributed.process_group import leave_process_group
 from .distributed.program import read_launcher
 from .exact.kernels import use_deterministic_kernels
 from .model import make_model, score, summarize
+from .run.agreement import check_agreement
 from .run.start import prepare_once
 from .run.tables import print_table, shown
 from .run.trained import TrainedRun
@@ -73,6 +74,7 @@ def evaluate_run(settings: EvaluateConfig) -> Evaluation:
 
     # Model
     accelerator = make_accelerator(devices, config.mixed_precision)
+    check_agreement(config, info, len(dataset))
     model = accelerator.prepare_model(model, evaluation_mode=True)
 
     evaluation = evaluate(model, loader, score, summarize)

@@ -37,6 +37,15 @@ def max_over_ranks(tensor: Tensor) -> Tensor:
     return tensor
 
 
+def gather_from_ranks(value: Shared) -> list[Shared]:
+    """Return the values of all ranks, in their order, on every rank."""
+    if not is_distributed():
+        return [value]
+    values = [value] * dist.get_world_size()
+    dist.all_gather_object(values, value)
+    return values
+
+
 def broadcast_from_rank_0(value: Shared) -> Shared:
     """Return rank 0's value on every rank."""
     if not is_distributed():

@@ -28,6 +28,7 @@ from ..distributed.devices import Devices
 from ..settings.config_file import CONFIG_FILE, as_yaml
 from ..settings.errors import RunError, SettingError
 from ..settings.run_config import START_FOLDER, RunConfig
+from .agreement import check_agreement
 from .environment import ENVIRONMENT_FILE, write_environment
 from .metrics_file import METRICS_FILE, truncate_metrics
 from .run_dir import LOCK_FILE, check_run_dir, lock_run_dir, next_free
@@ -89,13 +90,11 @@ class RunFolder(AbstractContextManager["RunFolder"]):
             info: What the model knows of the data, saved with the run.
 
         Raises:
-            SettingError: the checkpoint is of other data, or the ranks have different data.
+            SettingError: the checkpoint is of other data, or a rank has other settings, code,
+                versions or data than rank 0.
         """
-        self.path, self.start, first = broadcast_from_rank_0((self.path, self.start, info))
-        if first != info:
-            raise SettingError(
-                "data.py: describe returned something else on rank 0; return the same everywhere"
-            )
+        check_agreement(self._config, info, num_train_samples)
+        self.path, self.start = broadcast_from_rank_0((self.path, self.start))
         self.check_data(num_train_samples, info)
         self.info = info
         return self.start

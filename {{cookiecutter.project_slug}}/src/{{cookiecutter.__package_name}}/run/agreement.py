@@ -1,0 +1,86 @@
+"""Before training, all ranks compare what decides about the result."""
+
+import platform
+import socket
+from collections.abc import Mapping
+from hashlib import sha256
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..distributed.collectives import gather_from_ranks, is_distributed
+from ..settings.errors import SettingError
+from ..settings.run_config import RunConfig
+
+# Which do not change what a rank computes.
+MAY_DIFFER = ("num_workers", "tracker")
+
+
+def check_agreement(config: RunConfig, info: Mapping[str, Any], num_samples: int) -> None:
+    """Check that all ranks have the same settings, code, versions and data; all ranks call it.
+
+    A machine that was started with another seed, or has another version of the code, would train
+    on to other weights, or wait for ever in a collective.
+
+    Args:
+        config: This rank's settings; paths may differ, because machines may.
+        info: What `describe` of data.py returned.
+        num_samples: Size of the data set.
+
+    Raises:
+        SettingError: a rank has something else than rank 0.
+    """
+    if not is_distributed():
+        return
+    settings = {
+        name: value
+        for name, value in config.saved().items()
+        if name not in MAY_DIFFER and not _has_path(getattr(config, name))
+    }
+    facts = {
+        **settings,
+        **{f"describe of data.py: {name}": value for name, value in info.items()},
+        "samples": num_samples,
+        "code of the package": _digest_of_code(),
+        "Python": platform.python_version(),
+        "torch": torch.__version__,
+        "accelerate": version("accelerate"),
+    }
+    # As text: NaN is not equal to itself.
+    mine = {name: str(value) for name, value in facts.items()}
+    ranks = gather_from_ranks((socket.gethostname(), mine))
+    first_host, first = ranks[0]
+    differences = [
+        f"{name} is {_shown(first, name)} on {first_host} (rank 0) and {_shown(other, name)} on "
+        f"{host} (rank {rank})"
+        for rank, (host, other) in enumerate(ranks)
+        for name in {**first, **other}
+        if first.get(name) != other.get(name)
+    ]
+    if differences:
+        more = f", and {len(differences) - 3} more" if len(differences) > 3 else ""
+        raise SettingError(
+            f"ranks differ: {', '.join(differences[:3])}{more}; start all with the same flags, "
+            "code, versions and data"
+        )
+
+
+def _has_path(value: Any) -> bool:
+    values = value if isinstance(value, tuple | list) else [value]
+    return any(isinstance(item, Path) for item in values)
+
+
+def _digest_of_code() -> str:
+    """Return a short digest of the package's modules."""
+    package = Path(__file__).parents[1]
+    digest = sha256()
+    for file in sorted(package.rglob("*.py")):
+        digest.update(f"{file.relative_to(package).as_posix()}\0".encode() + file.read_bytes())
+    return digest.hexdigest()[:12]
+
+
+def _shown(facts: Mapping[str, str], name: str) -> str:
+    text = facts.get(name, "not there")
+    return text if len(text) <= 60 else f"{text[:59]}…"
