@@ -76,6 +76,7 @@ FILES = """
     src/my_run/distributed/program.py
     src/my_run/distributed/signal_watch.py
     src/my_run/distributed/signals.py
+    src/my_run/distributed/slurm.py
     src/my_run/evaluate.py
     src/my_run/export.py
     src/my_run/exact/__init__.py
@@ -149,6 +150,7 @@ FILES = """
     tests/test_run.py
     tests/test_sampling.py
     tests/test_schedule.py
+    tests/test_slurm.py
     tests/test_starter.py
     tests/test_step.py
     tests/test_surroundings.py

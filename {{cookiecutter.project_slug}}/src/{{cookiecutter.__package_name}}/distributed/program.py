@@ -4,22 +4,24 @@ import os
 import sys
 
 from ..settings.errors import SettingError
+from .slurm import read_slurm
 
 # What torchrun sets, and `accelerate launch` for several processes.
 LAUNCHER_VARIABLES = ("WORLD_SIZE", "RANK", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
-# Of mpirun and srun; Accelerate would read them, but not all that it needs is there.
+# Of mpirun; Accelerate would read them, but not all that it needs is there.
 OTHER_WORLD_SIZES = ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "MV2_COMM_WORLD_SIZE")
 
 
 def read_launcher() -> int:
     """Return the number of processes that a launcher started; 1 if there is none.
 
-    Variables that are empty, or left over from a launcher of one process, are removed: other
-    libraries read them too.
+    In a step of Slurm, the variables of a launcher are set. Those that are empty, or left over from
+    a launcher of one process, are removed: other libraries read them too.
 
     Raises:
         SettingError: a variable is not a number, or of a launcher that is not supported.
     """
+    read_slurm()
     numbers = {name: _number(name) for name in (*LAUNCHER_VARIABLES, *OTHER_WORLD_SIZES)}
     world_size = numbers["WORLD_SIZE"]
     if world_size is None:
