@@ -281,15 +281,33 @@ def test_an_invalid_line_of_the_log_is_named_and_skipped(
     assert read_summary(tmp_path)["optimizer_steps"] == 24
 
 
-def test_the_resume_command_keeps_the_fsdp_settings_of_accelerate(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("variables", "words"),
+    [
+        ({}, "with: torchrun --nproc-per-node 2 -m "),
+        ({"ACCELERATE_USE_FSDP": "true"}, "accelerate launch --config_file launch/fsdp2.yaml -m "),
+        (
+            {"GROUP_WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "1"},
+            "2 machines, with the flags that it had) torchrun --nnodes 2 --nproc-per-node 1 -m ",
+        ),
+        (
+            {"GROUP_WORLD_SIZE": "2", "ACCELERATE_MIXED_PRECISION": "no"},
+            "2 machines, with the flags that it had) accelerate launch -m ",
+        ),
+        (
+            {"GROUP_WORLD_SIZE": "2", "SLURM_STEP_NUM_TASKS": "2"},
+            "with: srun --nodes 2 --ntasks 2 python -m ",
+        ),
+    ],
+)
+def test_the_resume_command_starts_the_launcher_again(
+    variables: dict[str, str], words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
     devices = Devices("fsdp2", torch.device("cpu"), rank=0, world_size=2)
-    assert "resume with: torchrun" in resume_command(tmp_path, devices)
-    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
-    assert "accelerate launch --config_file launch/fsdp2.yaml -m" in resume_command(
-        tmp_path, devices
-    )
+    assert words in resume_command(tmp_path, devices)
 
 
 def test_changed_settings_are_refused_by_name_without_allow_changes(single_run: Path) -> None:

@@ -91,7 +91,9 @@ def test_output_that_cannot_be_written_does_not_end_a_run(after: str, tmp_path: 
 def test_a_run_whose_reader_is_gone_stops_with_a_checkpoint(
     number: signal.Signals, tmp_path: Path
 ) -> None:
-    flags = [*SHORT, "--max-steps", "1000", "--run-dir", str(tmp_path)]
+    code = 85 if number == signal.SIGTERM else 0
+    flags = [*SHORT, "--max-steps", "1000", "--stop-exit-code", str(code)]
+    flags += ["--run-dir", str(tmp_path)]
     process = start("train", *flags, TINY_SECONDS_PER_BATCH="0.05")
     assert process.stdout is not None
     deadline = time.monotonic() + TIMEOUT_SECONDS
@@ -100,7 +102,7 @@ def test_a_run_whose_reader_is_gone_stops_with_a_checkpoint(
     process.stdout.close()
     os.kill(process.pid, number)
 
-    assert process.wait(timeout=TIMEOUT_SECONDS) == 0
+    assert process.wait(timeout=TIMEOUT_SECONDS) == code
     assert read_summary(tmp_path)["stopped_by"] == number.name
     assert len(list((tmp_path / "checkpoints").glob("step_*"))) == 1
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ..distributed.devices import Devices
-from ..distributed.program import accelerate_sets, program_name
+from ..distributed.program import launch_command, program_name
 from ..settings.config_file import CONFIG_FILE
 from ..settings.errors import SettingError
 from ..settings.run_config import RunConfig
@@ -19,7 +19,8 @@ from .weights import WEIGHTS_FILE
 # Settings that do not change what a step computes.
 MAY_CHANGE = (
     *("epochs", "max_steps", "placement", "num_workers", "log_every", "eval_every"),
-    *("checkpoint_every", "keep_checkpoints", "skip_nonfinite", "tracker", "patience"),
+    *("checkpoint_every", "keep_checkpoints", "skip_nonfinite", "stop_exit_code", "tracker"),
+    "patience",
 )
 
 
@@ -122,12 +123,7 @@ def resume_command(run_dir: Path, devices: Devices) -> str:
     """Return, as one line, the latest checkpoint of a stopped run and the command to resume it."""
     steps = saved_steps(run_dir)
     latest = checkpoint_folder(run_dir, steps[0]) if steps else None
-    launcher = "python"
-    if devices.world_size > 1:
-        launcher = f"torchrun --nproc-per-node {os.environ.get('LOCAL_WORLD_SIZE', 'gpu')}"
-    if accelerate_sets("USE_FSDP"):
-        # Without these settings of Accelerate, placement auto would be DDP.
-        launcher = "accelerate launch --config_file launch/fsdp2.yaml"
+    launcher = launch_command(devices.world_size)
     quoted = subprocess.list2cmdline if os.name == "nt" else shlex.join
     return (
         f"{f'The latest checkpoint is {latest}' if latest else 'There is no checkpoint yet'}; "

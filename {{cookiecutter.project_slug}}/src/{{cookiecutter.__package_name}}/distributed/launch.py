@@ -27,8 +27,7 @@ Config = TypeVar("Config", bound=RunConfig)
 def run_in_this_process(train: Callable[[Config], None], settings: type[Config]) -> None:
     """Parse the command line and call `train` in this process."""
     with errors_in_one_line():
-        train(parse_config(settings))
-        leave_process_group()
+        _train(train, parse_config(settings))
 
 
 def run_in_processes(train: Callable[[Config], None], settings: type[Config]) -> None:
@@ -51,8 +50,15 @@ def run_in_processes(train: Callable[[Config], None], settings: type[Config]) ->
             if not config.plan_only:
                 return _start_processes(num_processes)
             os.environ.update(WORLD_SIZE=str(num_processes), RANK="0")
-        train(config)
-        leave_process_group()
+        _train(train, config)
+
+
+def _train(train: Callable[[Config], None], config: Config) -> None:
+    """Call `train`; exit with `stop_exit_code` if a signal stopped it."""
+    train(config)
+    leave_process_group()
+    if WATCH.has_stopped_run:
+        sys.exit(config.stop_exit_code)
 
 
 def with_num_processes(settings: type[Config]) -> type[Config]:

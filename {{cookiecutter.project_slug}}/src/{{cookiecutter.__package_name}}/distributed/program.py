@@ -64,6 +64,26 @@ def program_name() -> str:
     return spec.name if spec else "PROGRAM"
 
 
+def launch_command(world_size: int) -> str:
+    """Return the words before `-m` that start this program again as it was started."""
+    per_machine = os.environ.get("LOCAL_WORLD_SIZE", "gpu")
+    num_machines = os.environ.get("GROUP_WORLD_SIZE", "1")
+    if world_size == 1:
+        return "python"
+    if "SLURM_STEP_NUM_TASKS" in os.environ and "TORCHELASTIC_RUN_ID" not in os.environ:
+        return f"srun --nodes {num_machines} --ntasks {world_size} python"
+    if accelerate_sets("USE_FSDP"):
+        # Without these settings of Accelerate, placement auto would be DDP.
+        return "accelerate launch --config_file launch/fsdp2.yaml"
+    if num_machines == "1":
+        return f"torchrun --nproc-per-node {per_machine}"
+    # What else it was told is not among its variables.
+    again = f"(on each of {num_machines} machines, with the flags that it had)"
+    if any(name.startswith("ACCELERATE_") for name in os.environ):
+        return f"{again} accelerate launch"
+    return f"{again} torchrun --nnodes {num_machines} --nproc-per-node {per_machine}"
+
+
 def package_name() -> str:
     """Return the name of this project's package."""
     return __name__.partition(".")[0]

@@ -28,6 +28,9 @@ class SignalWatch:
         self.is_of_program = False
         """Whether it was started with the program, rather than by a run inside another one."""
 
+        self.has_stopped_run = False
+        """Whether all ranks have agreed to stop the run."""
+
         self.progressed_at = 0.0
         """When the run last did something, in seconds of `time.monotonic`."""
 

@@ -43,6 +43,7 @@ class StopSignals(AbstractContextManager["StopSignals"]):
         timeout = timedelta(seconds=PROCESS_GROUP_TIMEOUT_SECONDS)
         is_distributed = devices.world_size > 1
         self._group = dist.new_group(backend="gloo", timeout=timeout) if is_distributed else None
+        WATCH.has_stopped_run = False
         self._recorded = 0
         self._first_at: float | None = None
         self._lock = threading.Lock()
@@ -102,6 +103,7 @@ class StopSignals(AbstractContextManager["StopSignals"]):
                     self._highest, dist.ReduceOp.MAX, group=self._group, async_op=True
                 )
         if highest:
+            WATCH.has_stopped_run = True
             self.reason = signal.Signals(highest).name
 
     def _record(self, number: int, frame: FrameType | None) -> None:

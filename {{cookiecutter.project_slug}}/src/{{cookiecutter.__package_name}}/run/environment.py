@@ -7,6 +7,7 @@ import shutil
 import socket
 import subprocess
 import sys
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -17,6 +18,7 @@ import torch
 from ..checkpoint.atomic import write_json
 
 ENVIRONMENT_FILE = "environment.json"
+PACKAGE_FOLDER = Path(__file__).parents[1]
 PACKAGES = ("torch", "accelerate", "numpy", "scikit-learn", "safetensors")
 # In a container, another user may own the repository: its commit counts all the same, and its
 # settings must run nothing.
@@ -31,10 +33,17 @@ DIFF = (
 )
 
 
-def write_environment(run_dir: Path) -> None:
-    """Write `environment.json`; earlier starts of the run are kept in its `earlier_starts`."""
+def write_environment(run_dir: Path, machines: Sequence[Mapping[str, Any]] = ()) -> None:
+    """Write `environment.json`; earlier starts of the run are kept in its `earlier_starts`.
+
+    Args:
+        run_dir: Folder of the run.
+        machines: What `describe_machine` returned on each, if there are several.
+    """
     earlier = read_environment(run_dir)
     environment = _environment()
+    if len(machines) > 1:
+        environment["machines"] = list(machines)
     if earlier:
         before = earlier.pop("earlier_starts", [])
         environment["earlier_starts"] = [*before, earlier]
@@ -51,21 +60,30 @@ def read_environment(run_dir: Path) -> dict[str, Any]:
     return environment
 
 
-def _environment() -> dict[str, Any]:
+def describe_machine() -> dict[str, Any]:
+    """Return name, commit, versions and hardware of this machine."""
+    commit = _git(PACKAGE_FOLDER, "rev-parse", "HEAD")
     return {
-        "command": [sys.executable, *sys.orig_argv[1:]],
         "host": socket.gethostname(),
-        "process_id": os.getpid(),
-        "started": datetime.now(UTC).isoformat(timespec="seconds"),
-        **describe_code(Path(__file__).parents[1]),
+        "git_commit": commit.strip() if commit else None,
         "python": platform.python_version(),
         "packages": {name: _version(name) for name in PACKAGES},
         "platform": platform.platform(),
         "cpu_count": os.cpu_count(),
-        "threads_per_process": torch.get_num_threads(),
         "accelerators": [
             torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())
         ],
+    }
+
+
+def _environment() -> dict[str, Any]:
+    return {
+        "command": [sys.executable, *sys.orig_argv[1:]],
+        "process_id": os.getpid(),
+        "started": datetime.now(UTC).isoformat(timespec="seconds"),
+        **describe_machine(),
+        **describe_code(PACKAGE_FOLDER),
+        "threads_per_process": torch.get_num_threads(),
         "launcher_variables": {
             name: value
             for name, value in sorted(os.environ.items())

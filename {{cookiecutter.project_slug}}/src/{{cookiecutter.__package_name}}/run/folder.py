@@ -23,13 +23,13 @@ from ..checkpoint.store import (
     try_checkpoint,
 )
 from ..checkpoint.weights import WEIGHTS_FILE
-from ..distributed.collectives import broadcast_from_rank_0
+from ..distributed.collectives import broadcast_from_rank_0, gather_from_ranks
 from ..distributed.devices import Devices
 from ..settings.config_file import CONFIG_FILE, as_yaml
 from ..settings.errors import RunError, SettingError
 from ..settings.run_config import START_FOLDER, RunConfig
 from .agreement import check_agreement
-from .environment import ENVIRONMENT_FILE, write_environment
+from .environment import ENVIRONMENT_FILE, describe_machine, write_environment
 from .metrics_file import METRICS_FILE, truncate_metrics
 from .run_dir import LOCK_FILE, check_run_dir, lock_run_dir, next_free
 
@@ -63,6 +63,7 @@ class RunFolder(AbstractContextManager["RunFolder"]):
         self._config = config
         self._devices = devices
         self.info: dict[str, Any] = {}
+        self._machines: list[dict[str, Any]] = []
         self._lock: FileLock | None = None
         if not devices.is_main_process:
             return
@@ -97,6 +98,9 @@ class RunFolder(AbstractContextManager["RunFolder"]):
         self.path, self.start = broadcast_from_rank_0((self.path, self.start))
         self.check_data(num_train_samples, info)
         self.info = info
+        if self._devices.world_size > 1:
+            ranks = gather_from_ranks(describe_machine())
+            self._machines = list({machine["host"]: machine for machine in ranks}.values())
         return self.start
 
     def check_data(self, num_train_samples: int, info: dict[str, Any]) -> None:
@@ -167,7 +171,7 @@ class RunFolder(AbstractContextManager["RunFolder"]):
             (self.path / name).unlink(missing_ok=True)
         shutil.rmtree(self.path / PICTURES_FOLDER, ignore_errors=True)
         truncate_metrics(self.path, self.start.step)
-        write_environment(self.path)
+        write_environment(self.path, self._machines)
 
     def _lock_new(self) -> FileLock:
         """Return the lock of a folder that was free when it was chosen."""

@@ -1,5 +1,7 @@
 """The plan of a run as a table: devices, batch arithmetic, steps."""
 
+import os
+import socket
 from typing import Any
 
 import torch
@@ -41,7 +43,10 @@ def show_plan(
 ) -> None:
     """Print the plan on rank 0."""
     if plan.devices.is_main_process:
-        print_table("Plan", {**plan_rows(plan, start, model, trial), "Data": _data(info)})
+        rows = {**plan_rows(plan, start, model, trial), "Data": _data(info)}
+        if os.environ.get("GROUP_WORLD_SIZE", "1") != "1":
+            rows["Run folder"] = f"on {socket.gethostname()}, which is rank 0 and alone writes"
+        print_table("Plan", rows)
 
 
 def _data(info: dict[str, Any]) -> str:

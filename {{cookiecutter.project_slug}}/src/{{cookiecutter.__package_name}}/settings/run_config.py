@@ -92,6 +92,9 @@ class RunConfig:
     The fp16 loss scaler skips overflowing steps in any case; those are not counted.
     """
 
+    stop_exit_code: Annotated[int, Ge(0), Lt(256)] = 0
+    """Exit code of a run that a signal stopped with a checkpoint, for a job script to requeue."""
+
     tracker: Tracker = "tensorboard"
     """Where metrics go besides metrics.jsonl; wandb, mlflow and trackio are extras to install."""
 
