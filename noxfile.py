@@ -60,6 +60,16 @@ RENDER_CELLS = [
     ),
     nox.param(None, ["--upgrade", "accelerate"], WITH_TORCH, id="newest-accelerate"),
 ]
+# A cell of versions: the Python, and what pip is told besides the project.
+OLDEST = [oldest(PROJECT_REQUIREMENTS, name) for name in ("torch", "accelerate")]
+PINS = ["--constraint", str(CONSTRAINTS)]
+VERSION_CELLS = [
+    nox.param(None, OLDEST, id="oldest"),
+    nox.param(None, ["--upgrade", "torch", "accelerate"], id="newest"),
+    nox.param("3.12", PINS, id="python-3.12"),
+    nox.param("3.13", PINS, id="python-3.13"),
+    nox.param("3.14", PINS, id="python-3.14"),
+]
 
 
 def pairwise(*choices: list[str]) -> list[str]:
@@ -164,6 +174,44 @@ def render(session: nox.Session, overrides: list[str], selection: str) -> None:
         session.install(*overrides)
     marks = [] if heavy and selection == WITHOUT_TORCH else ["-m", selection]
     session.run("pytest", *marks, *[text for text in session.posargs if text != "--heavy"])
+
+
+@nox.session
+@nox.parametrize("python, packages", VERSION_CELLS)
+def versions(session: nox.Session, packages: list[str]) -> None:
+    """Run a rendered project's own tests with other versions of torch, Accelerate and Python.
+
+    Each cell installs a torch of its own (3 GB where the index has CUDA builds only). A deprecated
+    call is an error there, so that a warning of a newer torch is noticed. A Python that is not on
+    this machine is reported as skipped, and fails where CI is set.
+    """
+    folder = Path(session.create_tmp())
+    project = folder / "my-run"
+    shutil.rmtree(project, ignore_errors=True)
+    # Cookiecutter is not installed with the project: it would limit the versions of its packages.
+    session.run("python", "-m", "venv", str(folder / "cookiecutter"), silent=True)
+    renderer = str(folder / "cookiecutter" / Path(session.bin).name / "python")
+    command = [renderer, "-m", "pip", "install", "--quiet", "cookiecutter"]
+    session.run(*command, env=PINNED, external=True)
+    command = [renderer, "-m", "cookiecutter", "--default-config", "--no-input"]
+    session.run(*command, "--output-dir", str(folder), str(ROOT), external=True)
+    # An empty file, where the machine's own settings constrain pip.
+    unpinned = folder / "unpinned.txt"
+    unpinned.write_text("", encoding="utf-8")
+    session.install(f"{project}[dev]", *packages, env={"PIP_CONSTRAINT": str(unpinned)})
+    session.run("python", "-c", SHOW_VERSIONS)
+    with session.chdir(project):
+        session.run(
+            *("pytest", "-n", "2", *session.posargs),
+            env={"PYTHONWARNINGS": "error::FutureWarning"},
+        )
+
+
+SHOW_VERSIONS = """
+import platform, accelerate, torch
+print(f"Python {platform.python_version()}, torch {torch.__version__}, "
+      f"accelerate {accelerate.__version__}")
+"""
 
 
 @nox.session

@@ -77,6 +77,7 @@ FILES = """
     src/my_run/distributed/signal_watch.py
     src/my_run/distributed/signals.py
     src/my_run/distributed/slurm.py
+    src/my_run/distributed/versions.py
     src/my_run/evaluate.py
     src/my_run/export.py
     src/my_run/exact/__init__.py
@@ -156,6 +157,7 @@ FILES = """
     tests/test_surroundings.py
     tests/test_train.py
     tests/test_trial.py
+    tests/test_versions.py
     tests/tiny/__init__.py
     tests/tiny/config.py
     tests/tiny/data.py

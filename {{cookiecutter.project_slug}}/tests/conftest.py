@@ -5,7 +5,13 @@ from pathlib import Path
 
 import pytest
 
+from my_run.distributed.versions import obstacle_to_ordered_reduce_scatter
+
 from .launching import run_train
+
+NEEDS_EXACT_FSDP2 = pytest.mark.skipif(
+    obstacle_to_ordered_reduce_scatter() is not None, reason="FSDP2 is not exact before torch 2.9"
+)
 
 # One thread a process, as the launchers set it, so that a run does not depend on how it started.
 os.environ["OMP_NUM_THREADS"] = "1"

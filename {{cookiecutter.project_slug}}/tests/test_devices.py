@@ -2,6 +2,7 @@ import os
 
 import pytest
 import torch
+from torch.distributed.fsdp import FSDPModule
 
 from my_run.batches.plan import Plan, make_plan
 from my_run.checkpoint.progress import Progress
@@ -109,8 +110,21 @@ def test_the_fsdp2_reference_is_exact_on_several_processes_only(
 ) -> None:
     monkeypatch.setenv("WORLD_SIZE", world_size)
     monkeypatch.setenv("RANK", "0")
+    monkeypatch.setattr(FSDPModule, "set_custom_reduce_scatter", None, raising=False)
 
     assert find_devices(TrainConfig(), "fsdp2").exact == is_exact
+
+
+def test_fsdp2_before_torch_2_9_is_exact_nowhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.delattr(FSDPModule, "set_custom_reduce_scatter", raising=False)
+    config = TrainConfig()
+    devices = find_devices(config, "fsdp2")
+
+    assert not devices.exact and "torch 2.9" in rows_of(make_plan(config, devices, 100))["Exact"]
+    with pytest.raises(SettingError, match=r"since torch 2\.9, and this is .*try --no-exact$"):
+        find_devices(TrainConfig(placement="fsdp2"), "fsdp2")
 
 
 def test_a_reference_refuses_another_placement() -> None:

@@ -56,7 +56,7 @@ from my_run.settings.errors import (
     SettingError,
 )
 
-from .conftest import SHORT_RUN
+from .conftest import NEEDS_EXACT_FSDP2, SHORT_RUN
 from .launching import (
     PACKAGE,
     launch,
@@ -131,6 +131,7 @@ def test_a_killed_run_resumes_on_two_processes_to_the_same_bits(
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="needs POSIX signals")
+@NEEDS_EXACT_FSDP2
 def test_every_strategy_resumes_from_a_checkpoint_of_another(
     single_run: Path,
     tmp_path: Path,
@@ -413,6 +414,7 @@ def test_a_folder_that_another_run_took_in_between_is_refused(tmp_path: Path) ->
     assert read_summary(tmp_path / "run")["optimizer_steps"] == 1
 
 
+@NEEDS_EXACT_FSDP2
 def test_averaged_weights_are_evaluated_saved_and_resumed_on_any_placement(
     tmp_path: Path, at_step: Callable[..., None]
 ) -> None:

@@ -12,6 +12,7 @@ import torch
 from ..settings.errors import SettingError
 from ..settings.run_config import Precision, RunConfig
 from .program import accelerate_sets, forget_launcher, program_name, read_launcher
+from .versions import obstacle_to_ordered_reduce_scatter
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,9 @@ class Devices:
 
     exact: bool = False
     """Whether gradients are summed in a fixed order, for the same bits on any world size."""
+
+    obstacle: str | None = None
+    """Why they cannot be; None if they can."""
 
     @property
     def is_main_process(self) -> bool:
@@ -91,6 +95,7 @@ def find_devices(config: RunConfig, strategy: str | None = None) -> Devices:
         world_size=world_size,
         devices_per_process=devices_per_process,
         exact=config.exact and not obstacle,
+        obstacle=obstacle,
     )
 
 
@@ -161,6 +166,8 @@ def _obstacle_to_exact(
         return "Accelerate clips by the norms of shards (reference.fsdp2 can be exact)"
     if strategy == "fsdp2" and world_size == 1:
         return "FSDP2 on one process skips the reduce-scatter, which orders the sums"
+    if strategy == "fsdp2":
+        return obstacle_to_ordered_reduce_scatter()
     return None
 
 

@@ -20,6 +20,7 @@ from ..settings.run_config import RunConfig
 from .process_group import leave_process_group
 from .program import program_name, read_launcher
 from .signal_watch import WATCH
+from .versions import torchrun_flags
 
 Config = TypeVar("Config", bound=RunConfig)
 
@@ -80,11 +81,11 @@ def _default_num_processes(config: RunConfig) -> int:
     return 2 if on_cpu else torch.accelerator.device_count()
 
 
-def _handled_signals() -> list[str]:
-    """Return the names of the signals that torchrun forwards, but for those that are ignored."""
+def _handled_signals() -> list[signal.Signals]:
+    """Return the signals that torchrun forwards, but for those that are ignored."""
     names = ("SIGTERM", "SIGINT", "SIGUSR1", "SIGHUP", "SIGQUIT")
-    numbers = {name: getattr(signal, name) for name in names if hasattr(signal, name)}
-    return [name for name, n in numbers.items() if signal.getsignal(n) is not signal.SIG_IGN]
+    numbers = [getattr(signal, name) for name in names if hasattr(signal, name)]
+    return [number for number in numbers if signal.getsignal(number) is not signal.SIG_IGN]
 
 
 def _start_processes(num_processes: int) -> None:
@@ -97,8 +98,8 @@ def _start_processes(num_processes: int) -> None:
     # torchrun would set it too, after a warning of many lines.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     command = ["--standalone", "--nproc-per-node", str(num_processes)]
-    command += ["--signals-to-handle", ",".join(_handled_signals())]
     WATCH.stop()  # torchrun handles them.
+    command += torchrun_flags(_handled_signals())
     try:
         torchrun([*command, "-m", program_name(), *sys.argv[1:]])
     except ChildFailedError as error:

@@ -16,6 +16,7 @@ from torch.distributed.fsdp import FSDPModule
 from torch.nn.parallel import DistributedDataParallel
 
 from ..batches.plan import Plan
+from ..distributed.versions import set_reduce_scatter, start_all_gather
 from .fsdp2 import OrderedReduceScatter
 from .tree import TreeSum, sum_rows
 
@@ -46,8 +47,7 @@ class GradientSum:
         if isinstance(parallel_model, DistributedDataParallel):
             parallel_model.register_comm_hook(_Exchange(self), reduce_bucket)
         for module in self.shards:
-            # mypy asks for a private base class.
-            module.set_custom_reduce_scatter(OrderedReduceScatter(num_passes))  # type: ignore[arg-type]
+            set_reduce_scatter(module, OrderedReduceScatter(num_passes))
 
     def collect(self) -> None:
         """Take the gradients of a backward pass; after the last pass of a step, set their sum."""
@@ -121,7 +121,7 @@ class _Bucket:
         rows = self.received.view(self.world_size, -1)
         self.total = sum_rows(rows).div_(self.world_size)
         # Reuse the memory of the parts that were sent.
-        self.work = dist.all_gather_single(self.sent, self.total, async_op=True)
+        self.work = start_all_gather(self.sent, self.total)
 
     def finish(self) -> None:
         self.work.wait()

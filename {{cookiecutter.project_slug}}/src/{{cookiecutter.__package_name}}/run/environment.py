@@ -67,7 +67,8 @@ def describe_machine() -> dict[str, Any]:
         "host": socket.gethostname(),
         "git_commit": commit.strip() if commit else None,
         "python": platform.python_version(),
-        "packages": {name: _version(name) for name in PACKAGES},
+        # torch's own attribute names the CUDA that it was built for; its metadata may not.
+        "packages": {name: _version(name) for name in PACKAGES} | {"torch": torch.__version__},
         "platform": platform.platform(),
         "cpu_count": os.cpu_count(),
         "accelerators": [

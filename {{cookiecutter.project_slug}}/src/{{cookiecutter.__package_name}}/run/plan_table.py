@@ -118,7 +118,8 @@ def _strategy(devices: Devices) -> str:
 
 def _exact(plan: Plan) -> str:
     if not plan.devices.exact:
-        reason = f", {plan.devices.strategy} cannot be" if plan.config.exact else ""
+        devices = plan.devices
+        reason = f", {devices.strategy} cannot be ({devices.obstacle})" if plan.config.exact else ""
         return f"no{reason}: other placements agree to rounding error"
     odd = odd_factor(plan.devices.world_size)
     num_micro_batches = plan.config.num_micro_batches
