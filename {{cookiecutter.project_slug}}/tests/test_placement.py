@@ -19,6 +19,7 @@ def plain_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("reference.single", 1),
         ("reference.data_parallel", 1),
         ("reference.ddp", 2),
+        ("reference.fsdp2", 2),
     ],
 )
 def test_a_strategy_repeats_the_single_process_to_rounding(

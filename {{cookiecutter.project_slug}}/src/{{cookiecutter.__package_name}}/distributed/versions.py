@@ -37,6 +37,18 @@ def set_reduce_scatter(shard: nn.Module, reduce_scatter: Any) -> None:
     module.set_custom_reduce_scatter(reduce_scatter)
 
 
+def divide_after_reduce_scatter(model: nn.Module) -> None:
+    """Let FSDP2 divide by the number of ranks itself, which is right in all versions.
+
+    In torch 2.8, gloo's reduce-scatter sums where FSDP2 asks for the mean.
+    """
+    from torch.distributed.fsdp import FSDPModule
+
+    for module in model.modules():
+        if isinstance(module, FSDPModule):
+            module.set_force_sum_reduction_for_comms(True)
+
+
 def torchrun_flags(signals: Iterable[signal.Signals]) -> list[str]:
     """Make torchrun, in this process, forward these signals and no others; return its flags.
 

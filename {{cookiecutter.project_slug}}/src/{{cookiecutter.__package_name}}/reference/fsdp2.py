@@ -26,6 +26,7 @@ from ..distributed.devices import find_devices
 from ..distributed.launch import run_in_processes
 from ..distributed.process_group import join_process_group
 from ..distributed.signals import StopSignals
+from ..distributed.versions import divide_after_reduce_scatter
 from ..exact.average import WeightAverage
 from ..exact.fsdp2 import clip_shards_
 from ..exact.kernels import use_deterministic_kernels
@@ -77,6 +78,8 @@ def train(config: TrainConfig) -> None:
         if isinstance(module, SHARD_UNITS):
             fully_shard(module, mesh=mesh)
     parallel_model: Any = fully_shard(model, mesh=mesh)
+    if device.type == "cpu" and not devices.exact:
+        divide_after_reduce_scatter(model)
     optimizer = make_optimizer(model, config)
     scaler = torch.amp.GradScaler(device.type, enabled=config.mixed_precision == "fp16")
     average = WeightAverage(model, config.ema_decay)
