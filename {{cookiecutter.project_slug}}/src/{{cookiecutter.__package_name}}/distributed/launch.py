@@ -99,8 +99,8 @@ def _start_processes(num_processes: int) -> None:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     command = ["--standalone", "--nproc-per-node", str(num_processes)]
     WATCH.stop()  # torchrun handles them.
-    command += torchrun_flags(_handled_signals())
     try:
+        command += torchrun_flags(_handled_signals())
         torchrun([*command, "-m", program_name(), *sys.argv[1:]])
     except ChildFailedError as error:
         # The process has printed its error, unless a signal killed it.
