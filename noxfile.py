@@ -198,7 +198,9 @@ def versions(session: nox.Session, packages: list[str]) -> None:
     # An empty file, where the machine's own settings constrain pip.
     unpinned = folder / "unpinned.txt"
     unpinned.write_text("", encoding="utf-8")
-    session.install(f"{project}[dev]", *packages, env={"PIP_CONSTRAINT": str(unpinned)})
+    dev_group = nox.project.dependency_groups(PROJECT, "dev")
+    needed = [str(project), *dev_group, *packages]
+    session.install(*needed, env={"PIP_CONSTRAINT": str(unpinned)})
     session.run("python", "-c", SHOW_VERSIONS)
     with session.chdir(project):
         session.run(

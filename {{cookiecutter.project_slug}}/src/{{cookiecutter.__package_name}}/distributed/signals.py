@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from datetime import timedelta
 from types import FrameType, TracebackType
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -42,7 +43,9 @@ class StopSignals(AbstractContextManager["StopSignals"]):
         # A separate gloo group: NCCL cannot reduce CPU tensors.
         timeout = timedelta(seconds=PROCESS_GROUP_TIMEOUT_SECONDS)
         is_distributed = devices.world_size > 1
-        self._group = dist.new_group(backend="gloo", timeout=timeout) if is_distributed else None
+        self._group: Any = None
+        if is_distributed:
+            self._group = dist.new_group(backend="gloo", timeout=timeout)
         WATCH.has_stopped_run = False
         self._recorded = 0
         self._first_at: float | None = None

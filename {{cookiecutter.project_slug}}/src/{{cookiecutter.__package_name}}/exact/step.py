@@ -78,7 +78,8 @@ class StepSums:
         waits for the gradient of each parameter: one that this pass does not use gets none, but is
         ready.
         """
-        connected: Tensor = _Connect.apply(loss, *self.parameters)  # type: ignore[no-untyped-call]
+        connect: Any = _Connect.apply  # Some versions of torch give it types.
+        connected: Tensor = connect(loss, *self.parameters)
         return connected / self.items_per_pass
 
     def collect(self, k: int, loss: Tensor, items: int | Tensor) -> None:
