@@ -5,7 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from my_run.distributed.versions import obstacle_to_ordered_reduce_scatter
+from my_run.distributed.versions import (
+    obstacle_to_ordered_reduce_scatter,
+)
 
 from .launching import run_train
 

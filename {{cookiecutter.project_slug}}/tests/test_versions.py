@@ -10,13 +10,18 @@ from torch import Tensor, zeros
 from torch.distributed.elastic.multiprocessing.api import SignalException
 from torch.distributed.launcher.api import LaunchConfig
 
-from my_run.distributed.versions import start_all_gather, torchrun_flags
+from my_run.distributed.versions import (
+    start_all_gather,
+    torchrun_flags,
+)
 
 FIELDS = LaunchConfig.__dataclass_fields__
 
 
 @pytest.fixture
 def signals_restored() -> Iterator[None]:
+    if sys.platform == "win32":
+        pytest.skip("needs POSIX signals")
     numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
     handlers = {number: signal.getsignal(number) for number in numbers}
     blocked = signal.pthread_sigmask(signal.SIG_BLOCK, [])
@@ -26,9 +31,10 @@ def signals_restored() -> Iterator[None]:
         signal.signal(number, handler)
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="needs POSIX signals")
 @pytest.mark.usefixtures("signals_restored")
 def test_torchrun_without_a_flag_for_signals_gets_handlers(monkeypatch: pytest.MonkeyPatch) -> None:
+    if sys.platform == "win32":
+        pytest.skip("needs POSIX signals")
     wanted = [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1]
     monkeypatch.delitem(FIELDS, "signals_to_handle", raising=False)
 
