@@ -14,11 +14,13 @@ from collections.abc import Callable
 
 from ..settings.output import STDERR, write_or_drop
 
-# Ctrl-C, and what schedulers send before they end or preempt a job. Windows has no SIGUSR1.
-SIGNALS = [
-    getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGUSR1") if hasattr(signal, name)
-]
+# Ctrl-C, what schedulers send before they end or preempt a job, and what a terminal sends that is
+# closed. Windows has neither SIGUSR1 nor SIGHUP.
+NAMES = ("SIGTERM", "SIGINT", "SIGUSR1", "SIGHUP")
+SIGNALS = [getattr(signal, name) for name in NAMES if hasattr(signal, name)]
 CTRL_C_EXIT_CODE, STOPPED_EXIT_CODE = 130, 143
+# For a last line, which a reader that has stopped would hold up for ever.
+SECONDS_TO_WRITE = 1.0
 
 
 class SignalWatch:
@@ -80,7 +82,10 @@ class SignalWatch:
 
 def leave(number: int, message: str) -> None:
     """Print a line and end this process at once, also while its main thread is blocked."""
-    write_or_drop(STDERR, f"{message}\n".encode())
+    line = f"{message}\n".encode()
+    writing = threading.Thread(target=write_or_drop, args=(STDERR, line), daemon=True)
+    writing.start()
+    writing.join(SECONDS_TO_WRITE)
     os._exit(CTRL_C_EXIT_CODE if number == signal.SIGINT else STOPPED_EXIT_CODE)
 
 

@@ -28,7 +28,7 @@ CTRL_C_MESSAGE = b"\nstopping with a checkpoint; press Ctrl-C again to exit imme
 
 
 class StopSignals(AbstractContextManager["StopSignals"]):
-    """Records SIGTERM, SIGINT and SIGUSR1; a second SIGTERM or Ctrl-C exits immediately.
+    """Records SIGTERM, SIGINT, SIGUSR1 and SIGHUP; a second SIGTERM or Ctrl-C exits immediately.
 
     Ranks exchange what they recorded by an all-reduce on the CPU, which overlaps the next step:
     a signal to one rank stops all of them one step later, and no step waits. A run that hangs for
@@ -49,6 +49,7 @@ class StopSignals(AbstractContextManager["StopSignals"]):
         WATCH.has_stopped_run = False
         self._recorded = 0
         self._first_at: float | None = None
+        self._watched_at = 0.0
         self._lock = threading.Lock()
         self._has_ended = False
         self._grace: threading.Timer | None = None
@@ -124,17 +125,24 @@ class StopSignals(AbstractContextManager["StopSignals"]):
         """Return whether a signal asks a second time to end the run."""
         if self._first_at is None or number not in (signal.SIGINT, signal.SIGTERM):
             return False
+        return now >= self._first_at + self._echo_seconds(number)
+
+    def _echo_seconds(self, number: int) -> float:
+        """Return for how long the same signal may arrive again, without asking for more."""
         # Launcher and scheduler may both send SIGTERM.
-        echo = self._echo if number == signal.SIGINT else ECHO_SECONDS
-        return now >= self._first_at + echo
+        return self._echo if number == signal.SIGINT else ECHO_SECONDS
 
     def _watch(self, number: int) -> None:
         """Handle a signal in a thread: the main one may be blocked, and `_record` not called."""
         with self._lock:
             if self._has_ended or self.reason is not None:
                 return  # It is about to exit.
-            WATCH.progress()
+            now = time.monotonic()
             is_repeated = self._grace is not None
+            if is_repeated and now < self._watched_at + self._echo_seconds(number):
+                return
+            self._watched_at = now
+            WATCH.progress()
             limit = REPEATED_SECONDS if is_repeated else GRACE_SECONDS
             self._start_timer(number, limit, limit, leave_at_once=is_repeated)
 
