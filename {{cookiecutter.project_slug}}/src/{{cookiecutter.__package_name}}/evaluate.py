@@ -14,7 +14,7 @@ from .data import Split, collate, describe, load_split, prepare
 from .distributed.accelerator import make_accelerator
 from .distributed.devices import find_devices
 from .distributed.process_group import leave_process_group
-from .distributed.program import read_launcher
+from .distributed.program import check_address, read_launcher
 from .exact.kernels import use_deterministic_kernels
 from .model import make_model, score, summarize
 from .run.agreement import check_agreement
@@ -22,7 +22,7 @@ from .run.start import prepare_once
 from .run.tables import print_table, shown
 from .run.trained import TrainedRun
 from .settings.command_line import parse_command_line
-from .settings.errors import SettingError, errors_in_one_line
+from .settings.errors import SettingError, check_printed, errors_in_one_line
 from .settings.run_config import Precision
 
 
@@ -59,6 +59,7 @@ def evaluate_run(settings: EvaluateConfig) -> Evaluation:
         tracker="none",
     )
     devices = find_devices(config)
+    check_address(devices.world_size)
     use_deterministic_kernels(devices)
 
     # Data
@@ -95,6 +96,7 @@ def main() -> None:
     """Evaluate as the command line says."""
     with errors_in_one_line():
         evaluate_run(parse_command_line(EvaluateConfig))
+        check_printed()
         leave_process_group()
 
 

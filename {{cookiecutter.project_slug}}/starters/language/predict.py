@@ -15,7 +15,7 @@ from .model import make_model
 from .run.trained import TrainedRun
 from .settings.bounds import check_bounds
 from .settings.command_line import parse_command_line
-from .settings.errors import SettingError, errors_in_one_line
+from .settings.errors import SettingError, check_printed, errors_in_one_line
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,9 +77,10 @@ def main() -> None:
         for prompt, completion in zip(settings.prompts, predict(settings), strict=True):
             if settings.json:
                 line = {"prompt": to_text(prompt.encode(errors="surrogateescape"))}
-                print(json.dumps(line | {"completion": completion}, ensure_ascii=False))
+                print(json.dumps(line | {"completion": completion}))
             else:
                 print(f"{prompt}{completion}\n")
+        check_printed()
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from .data import encode, read_table
 from .model import make_model
 from .run.trained import TrainedRun
 from .settings.command_line import parse_command_line
-from .settings.errors import SettingError, errors_in_one_line
+from .settings.errors import SettingError, check_printed, errors_in_one_line
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,11 +53,12 @@ def main() -> None:
         for row in predict(settings):
             result = row["prediction"]
             if settings.json:
-                print(json.dumps(row, ensure_ascii=False))
+                print(json.dumps(row))
             else:
                 chance = f" ({row['probabilities'][result]:.1%})" if "probabilities" in row else ""
                 shown = result if chance else f"{result:.6g}"
                 print(f"{row['file']} row {row['row']}: {shown}{chance}")
+        check_printed()
 
 
 if __name__ == "__main__":

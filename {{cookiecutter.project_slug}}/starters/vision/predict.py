@@ -12,7 +12,7 @@ from .data import read_inputs
 from .model import make_model
 from .run.trained import TrainedRun
 from .settings.command_line import parse_command_line
-from .settings.errors import SettingError, errors_in_one_line
+from .settings.errors import SettingError, check_printed, errors_in_one_line
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,11 +42,10 @@ def main() -> None:
     with errors_in_one_line():
         settings = parse_command_line(PredictConfig)
         for file, (name, probability) in zip(settings.files, predict(settings), strict=True):
-            if settings.json:
-                line = {"file": str(file), "class": name, "probability": probability}
-                print(json.dumps(line, ensure_ascii=False))
-            else:
-                print(f"{file}: {name} ({probability:.1%})")
+            line = {"file": str(file), "class": name, "probability": probability}
+            text = f"{file}: {name} ({probability:.1%})"
+            print(json.dumps(line) if settings.json else text)
+        check_printed()
 
 
 if __name__ == "__main__":

@@ -19,7 +19,8 @@ def read_launcher() -> int:
     a launcher of one process, are removed: other libraries read them too.
 
     Raises:
-        SettingError: a variable is not a number, or of a launcher that is not supported.
+        SettingError: a variable is not a number, out of range, or of a launcher that is not
+            supported.
     """
     read_slurm()
     numbers = {name: _number(name) for name in (*LAUNCHER_VARIABLES, *OTHER_WORLD_SIZES)}
@@ -36,9 +37,29 @@ def read_launcher() -> int:
             f"WORLD_SIZE is {world_size} and RANK is not set; start with torchrun, or unset "
             "WORLD_SIZE"
         )
+    rank = numbers["RANK"] or 0
+    if world_size is not None and not 0 <= rank < world_size:
+        raise SettingError(
+            f"RANK ({rank}) must be from 0 to WORLD_SIZE - 1 ({world_size - 1}); start with "
+            "torchrun, or unset both"
+        )
     if world_size is None or numbers["RANK"] is None:
         forget_launcher()
     return world_size or 1
+
+
+def check_address(world_size: int) -> None:
+    """Check that several processes are told where to meet.
+
+    Raises:
+        SettingError: they are not.
+    """
+    for name in ("MASTER_ADDR", "MASTER_PORT"):
+        if world_size > 1 and not os.environ.get(name):
+            raise SettingError(
+                f"WORLD_SIZE is {world_size} and {name} is not set; start with torchrun, or unset "
+                "WORLD_SIZE"
+            )
 
 
 def forget_launcher() -> None:

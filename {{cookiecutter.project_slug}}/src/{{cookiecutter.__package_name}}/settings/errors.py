@@ -6,7 +6,7 @@ import socket
 import sys
 from collections.abc import Iterator
 
-from .output import use_dropping_output
+from .output import use_dropping_output, why_stdout_was_dropped
 
 
 class SettingError(ValueError):
@@ -54,6 +54,17 @@ def errors_in_one_line() -> Iterator[None]:
         _print_once("interrupted; the latest complete checkpoint is kept")
         # Wait neither for the thread that writes a checkpoint nor for ranks that have exited.
         os._exit(130)
+
+
+def check_printed() -> None:
+    """Check that what was printed has been written: for programs whose result it is.
+
+    Raises:
+        RunError: it was dropped, because the disk is full for example.
+    """
+    error = why_stdout_was_dropped()
+    if error is not None:
+        raise RunError(f"standard output cannot be written: {error.strerror}; results are lost")
 
 
 def _print_once(line: str) -> None:

@@ -4,9 +4,9 @@ A reader that is gone (`| head`, a `tee` that Ctrl-C ended), a full disk or a cl
 not keep a run from training, saving and ending as it would.
 """
 
-import contextlib
 import io
 import os
+import select
 import sys
 
 STDERR = 2
@@ -17,6 +17,8 @@ class DroppingOutput(io.RawIOBase):
 
     def __init__(self, descriptor: int) -> None:
         self._descriptor = descriptor
+        self.error: OSError | None = None
+        """Why output was dropped first, unless its reader did not want more."""
 
     def writable(self) -> bool:
         return True
@@ -29,15 +31,32 @@ class DroppingOutput(io.RawIOBase):
 
     def write(self, data: object) -> int:
         view = memoryview(data)  # type: ignore[arg-type]
-        write_or_drop(self._descriptor, bytes(view))
+        error = write_or_drop(self._descriptor, bytes(view))
+        if not isinstance(error, BrokenPipeError):
+            self.error = self.error or error
         return view.nbytes
 
 
-def write_or_drop(descriptor: int, data: bytes) -> None:
-    """Write all of `data`; drop the rest if that fails. Safe in a signal handler."""
-    with contextlib.suppress(OSError):
-        while data:
+def write_or_drop(descriptor: int, data: bytes) -> OSError | None:
+    """Write all of `data`; drop the rest and return why if that fails. Safe in a signal handler."""
+    while data:
+        try:
             data = data[os.write(descriptor, data) :]
+        except BlockingIOError:  # A full pipe that another program has made non-blocking.
+            select.select([], [descriptor], [])
+        except OSError as error:
+            return error
+    return None
+
+
+def why_stdout_was_dropped() -> OSError | None:
+    """Flush `sys.stdout`, and return why something could not be written; None if all was.
+
+    A reader that wanted no more (`| head`) is no reason.
+    """
+    sys.stdout.flush()
+    output = getattr(getattr(sys.stdout, "buffer", None), "raw", None)
+    return output.error if isinstance(output, DroppingOutput) else None
 
 
 def use_dropping_output() -> None:
