@@ -1,8 +1,12 @@
 """Exported models compute what the model does, for batches of any size."""
 
+import shutil
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import onnxruntime
 import pytest
@@ -13,7 +17,10 @@ from my_run import export
 from my_run.settings.command_line import (
     parse_command_line,
 )
-from my_run.settings.errors import SettingError
+from my_run.settings.errors import (
+    RunError,
+    SettingError,
+)
 
 from .launching import tiny_job
 from .tiny import model as tiny
@@ -120,3 +127,40 @@ def test_without_its_packages_onnx_is_left_out_or_refused(
         export.main()
     [line] = capsys.readouterr().err.splitlines()
     assert line.startswith("error: onnx needs no_such_package; try python -m pip install")
+
+
+@contextmanager
+def full_disk(exported: Path) -> Iterator[None]:
+    """Let no file grow beyond a few bytes inside."""
+    if sys.platform != "win32":
+        import resource
+
+        before = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100, before[1]))
+        try:
+            yield
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+@contextmanager
+def file_in_the_way(exported: Path) -> Iterator[None]:
+    exported.touch()
+    yield
+    exported.unlink()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="of POSIX")
+@pytest.mark.parametrize(
+    ("trouble", "reason"), [(full_disk, "File too large"), (file_in_the_way, "File exists")]
+)
+def test_a_folder_that_cannot_be_written_is_one_line(
+    trouble: Any, reason: str, single_run: Path, exported: Path
+) -> None:
+    shutil.rmtree(exported, ignore_errors=True)
+    with (
+        trouble(exported),
+        pytest.raises(RunError, match=rf"model\.pt2 cannot be written: {reason}"),
+    ):
+        export.export(settings(single_run, "--format", "torch"))
+    assert not (exported / "model.pt2").exists()

@@ -4,9 +4,11 @@ A model that cannot be traced is an error that says where in `model.py`.
 """
 
 import importlib.util
+import io
 import logging
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -16,13 +18,14 @@ import tyro
 from torch import Tensor, nn
 
 from . import model as users_model
+from .checkpoint.atomic import PART, rename_synced
 from .config import TrainConfig
 from .model import make_model
 from .run.tables import print_table
 from .run.trained import TrainedRun
 from .run.users_code import errors_named
 from .settings.command_line import parse_command_line
-from .settings.errors import SettingError, errors_in_one_line
+from .settings.errors import RunError, SettingError, errors_in_one_line
 
 EXPORT_FOLDER = "export"
 ONNX_PACKAGES = ("onnx", "onnxruntime", "onnxscript")
@@ -47,6 +50,7 @@ def export(settings: ExportConfig) -> dict[str, float]:
     Raises:
         SettingError: there are no such weights, the model cannot be exported, its exported form
             computes something else, or ONNX was asked for and is not installed.
+        RunError: a file could not be written.
     """
     missing = [name for name in ONNX_PACKAGES if importlib.util.find_spec(name) is None]
     if missing and settings.format == "onnx":
@@ -62,11 +66,10 @@ def export(settings: ExportConfig) -> dict[str, float]:
     with errors_named("model.py", "example_inputs"):
         inputs = users_model.example_inputs(config, info)
     folder = settings.run_dir / EXPORT_FOLDER
-    folder.mkdir(exist_ok=True)
     program = _trace(model, inputs)
     differences = {}
     if settings.format != "onnx":
-        torch.export.save(program, folder / "model.pt2")
+        _write(program, folder / "model.pt2")
         loaded = torch.export.load(folder / "model.pt2").module()
         differences["model.pt2"] = _compare(model, loaded, inputs)
     if settings.format != "torch" and not missing:
@@ -86,8 +89,28 @@ def _trace(model: nn.Module, inputs: tuple[Tensor, ...]) -> torch.export.Exporte
         return torch.export.export(model, inputs, dynamic_shapes=free)
 
 
+def _write(program: torch.export.ExportedProgram, file: Path) -> None:
+    # In memory first: where the disk is full, PyTorch would abort the process.
+    content = io.BytesIO()
+    torch.export.save(program, content)
+    part = file.with_name(PART.format(file.name))
+    with _writing(file):
+        part.write_bytes(content.getbuffer())
+        rename_synced(part, file)
+
+
+@contextmanager
+def _writing(file: Path) -> Iterator[None]:
+    """Make the folder of a file, and turn a failed write into a `RunError` that names the file."""
+    try:
+        file.parent.mkdir(exist_ok=True)
+        yield
+    except OSError as error:
+        raise RunError(f"{file} cannot be written: {error.strerror or error}") from error
+
+
 def _write_onnx(program: torch.export.ExportedProgram, file: Path) -> None:
-    with errors_named("model.py", "the export to ONNX"), warnings.catch_warnings():
+    with _writing(file), errors_named("model.py", "the export to ONNX"), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         # It would name the packages that it looked for in vain.
         logging.getLogger("torch.onnx").setLevel(logging.ERROR)

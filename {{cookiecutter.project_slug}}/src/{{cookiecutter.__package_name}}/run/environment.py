@@ -149,9 +149,13 @@ def _git(folder: Path, *arguments: str, exit_codes: tuple[int, ...] = (0,)) -> s
     if git is None:
         return None
     command = [git, *TRUSTED, "-C", str(folder), *arguments]
-    with subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=_environment_for_git()
-    ) as process:
+    try:
+        process = subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=_environment_for_git()
+        )
+    except OSError:  # A program for another machine, for example.
+        return None
+    with process:
         assert process.stdout is not None
         # A character has four bytes at most.
         output = process.stdout.read(4 * MAX_DIFF_CHARACTERS + 4)
