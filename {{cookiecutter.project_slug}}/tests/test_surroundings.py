@@ -3,9 +3,11 @@
 import errno
 import multiprocessing
 import os
+import select
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -20,11 +22,16 @@ from filelock import FileLock
 from my_run.batches import workers
 from my_run.batches.loaders import EvaluationLoader
 from my_run.checkpoint import atomic
+from my_run.checkpoint.data_info import (
+    load_data_info,
+    save_data_info,
+)
 from my_run.distributed import signals
 from my_run.distributed.devices import find_devices
 from my_run.distributed.program import (
     LAUNCHER_VARIABLES,
     OTHER_WORLD_SIZES,
+    check_address,
     read_launcher,
 )
 from my_run.distributed.signal_watch import WATCH
@@ -37,6 +44,7 @@ from my_run.settings.errors import (
     RunError,
     SettingError,
 )
+from my_run.settings.output import write_or_drop
 
 from .launching import (
     PACKAGE,
@@ -87,11 +95,9 @@ def test_output_that_cannot_be_written_does_not_end_a_run(after: str, tmp_path: 
 
 
 @NEEDS_POSIX
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_run_whose_reader_is_gone_stops_with_a_checkpoint(
-    number: signal.Signals, tmp_path: Path
-) -> None:
-    code = 85 if number == signal.SIGTERM else 0
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP"])
+def test_a_run_whose_reader_is_gone_stops_with_a_checkpoint(name: str, tmp_path: Path) -> None:
+    code = 0 if name == "SIGINT" else 85
     flags = [*SHORT, "--max-steps", "1000", "--stop-exit-code", str(code)]
     flags += ["--run-dir", str(tmp_path)]
     process = start("train", *flags, TINY_SECONDS_PER_BATCH="0.05")
@@ -100,15 +106,15 @@ def test_a_run_whose_reader_is_gone_stops_with_a_checkpoint(
     while not read_metrics(tmp_path) and time.monotonic() < deadline:
         time.sleep(0.05)
     process.stdout.close()
-    os.kill(process.pid, number)
+    os.kill(process.pid, signal.Signals[name])
 
     assert process.wait(timeout=TIMEOUT_SECONDS) == code
-    assert read_summary(tmp_path)["stopped_by"] == number.name
+    assert read_summary(tmp_path)["stopped_by"] == name
     assert len(list((tmp_path / "checkpoints").glob("step_*"))) == 1
 
 
 @NEEDS_POSIX
-@pytest.mark.parametrize("name", ["SIGTERM", "SIGUSR1", "SIGINT"])
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGUSR1", "SIGINT", "SIGHUP"])
 def test_a_signal_before_training_ends_the_program_at_once(name: str, tmp_path: Path) -> None:
     number = signal.Signals[name]
     process = start("train", *SHORT, "--run-dir", str(tmp_path / "run"))
@@ -170,6 +176,66 @@ def test_a_run_that_hangs_after_a_signal_is_left(
         time.sleep(0.5)
         assert len(left) == times if times == 1 else left
     assert "no step ended within" in left[0] and "latest complete checkpoint is kept" in left[0]
+
+
+@NEEDS_POSIX
+def test_a_signal_that_arrives_twice_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    stop, left = signals_of(monkeypatch)
+    monkeypatch.setattr(signals, "GRACE_SECONDS", 60.0)
+    with stop:
+        # As of a launcher and a scheduler, or of a kernel and a shell; a step takes longer.
+        for _ in range(2):
+            signal.raise_signal(signal.SIGTERM)
+            time.sleep(0.05)
+        time.sleep(0.5)
+        assert left == []
+
+
+@NEEDS_POSIX
+def test_a_run_is_left_although_nobody_reads_its_last_line() -> None:
+    code = "from my_run.distributed.signal_watch import leave; leave(15, 'x' * 10**6)"
+    command = [sys.executable, "-c", code]
+    sources = os.environ | {"PYTHONPATH": str(tiny_sources())}
+    with subprocess.Popen(command, stderr=subprocess.PIPE, env=sources) as process:
+        try:
+            assert process.wait(timeout=TIMEOUT_SECONDS / 4) == 143
+        finally:
+            process.kill()
+
+
+@NEEDS_POSIX
+def test_a_full_pipe_that_does_not_block_loses_no_line() -> None:
+    read, write = os.pipe()
+    os.set_blocking(write, False)
+    data = b"line\n" * 100_000
+    writing = threading.Thread(target=write_or_drop, args=(write, data), daemon=True)
+    writing.start()
+    found = b""
+    while len(found) < len(data) and (writing.is_alive() or select.select([read], [], [], 0)[0]):
+        found += os.read(read, 65536)
+    assert found == data
+
+
+@NEEDS_POSIX
+@pytest.mark.parametrize(
+    ("target", "code"), [(">/dev/full", 1), (">/dev/full 2>&1", 1), ("| true", 0), (">&-", 0)]
+)
+def test_results_that_were_not_written_are_an_error(target: str, code: int) -> None:
+    lines = "from my_run.settings.errors import check_printed, errors_in_one_line"
+    lines += "\nwith errors_in_one_line(): print('result'); check_printed()"
+    command = f'({sys.executable} -c "$LINES"; echo $? >&3) 3>&2 {target}'
+    done = subprocess.run(
+        ["bash", "-c", command],
+        capture_output=True,
+        text=True,
+        env=os.environ | {"PYTHONPATH": str(tiny_sources()), "LINES": lines},
+        timeout=TIMEOUT_SECONDS,
+    )
+    *printed, found = done.stderr.splitlines()
+    assert int(found) == code, done.stderr
+    is_said = code and "2>" not in target
+    reason = "standard output cannot be written: No space left on device; results are lost"
+    assert printed == ([f"error: {reason}"] if is_said else [])
 
 
 @NEEDS_POSIX
@@ -376,6 +442,12 @@ def test_names_that_cannot_be_written_are_refused(tmp_path: Path) -> None:
         RunFolder(config, find_devices(config, "single"))
 
 
+def test_names_of_the_data_that_are_not_utf8_are_kept(tmp_path: Path) -> None:
+    info = {"classes": ["a\udcff", "日本", "[bold]"]}
+    save_data_info(tmp_path, info)
+    assert load_data_info(tmp_path) == info
+
+
 class FakeTracker:
     """A tracker that fails on demand, as MLflow does on a name, or a server that is gone."""
 
@@ -499,6 +571,14 @@ def test_the_repository_of_another_user_is_read(
     assert len(code["git_commit"]) == 40 and code["git_is_clean"]
 
 
+@NEEDS_POSIX
+def test_a_git_that_cannot_be_run_is_none(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "git").write_bytes(b"\x7fELF of another machine")
+    (tmp_path / "git").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert "git failed" in environment.describe_code(Path.cwd())["git_is_missing_because"]
+
+
 @pytest.fixture
 def no_launcher(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in (*LAUNCHER_VARIABLES, *OTHER_WORLD_SIZES):
@@ -531,6 +611,10 @@ def test_one_process_is_one_process_whatever_says_so(
     [
         ({"WORLD_SIZE": "two"}, r"WORLD_SIZE \('two'\) is not a number; unset it"),
         ({"WORLD_SIZE": "2"}, "WORLD_SIZE is 2 and RANK is not set; start with torchrun"),
+        ({"WORLD_SIZE": "2", "RANK": "5"}, r"RANK \(5\) must be from 0 to WORLD_SIZE - 1 \(1\)"),
+        ({"WORLD_SIZE": "2", "RANK": "-1"}, r"RANK \(-1\) must be from 0"),
+        ({"WORLD_SIZE": "-2", "RANK": "0"}, r"RANK \(0\) must be from 0 to WORLD_SIZE - 1 \(-3\)"),
+        ({"WORLD_SIZE": "2", "RANK": "0"}, "WORLD_SIZE is 2 and MASTER_ADDR is not set; start"),
         ({"OMPI_COMM_WORLD_SIZE": "2"}, "OMPI_COMM_WORLD_SIZE is 2, and mpirun is not supported"),
         ({"PMI_SIZE": "4"}, "PMI_SIZE is 4, and mpirun is not supported"),
     ],
@@ -540,8 +624,9 @@ def test_a_launcher_that_cannot_be_is_one_line(
 ) -> None:
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
+    monkeypatch.delenv("MASTER_ADDR", raising=False)
     with pytest.raises(SettingError, match=reason):
-        read_launcher()
+        check_address(read_launcher())
 
 
 @pytest.mark.usefixtures("no_launcher")

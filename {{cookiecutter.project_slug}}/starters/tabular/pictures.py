@@ -27,7 +27,8 @@ def draw_pictures(folder: Path, test_set: Any, test: Evaluation, info: DataInfo)
             PredictionErrorDisplay.from_predictions(true, predicted, kind=kind, ax=axes)
     else:
         targets, probabilities = scores["target"], scores["probabilities"]
-        names = [name if len(name) <= 20 else f"{name[:19]}…" for name in info["classes"]]
+        short = [name if len(name) <= 20 else f"{name[:19]}…" for name in info["classes"]]
+        names = [name.replace("$", r"\$") for name in short]  # No formulas.
         for index in [1] if len(names) == 2 else range(len(names)):
             if 0 < (targets == index).mean() < 1:
                 curve = targets == index, probabilities[:, index]

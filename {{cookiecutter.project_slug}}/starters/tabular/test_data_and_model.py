@@ -434,7 +434,7 @@ def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
 def test_the_picture_of_classes_shows_curves_and_counts(
     num_classes: int, drawn: list[Figure]
 ) -> None:
-    names = ["a", "a name that is too long for an axis", "c"][:num_classes]
+    names = ["a", "a name that is too long for an axis", r"$\frac$"][:num_classes]
     target = torch.tensor([0, 0, 1, 1, 1])
     probabilities = torch.eye(num_classes)[[0, 1, 1, 1, 0]]
     test = Evaluation(5, {}, {"target": target, "probabilities": probabilities})
@@ -443,6 +443,7 @@ def test_the_picture_of_classes_shows_curves_and_counts(
     counts = confusion.images[0].get_array()
 
     assert counts is not None and counts[:2, :2].tolist() == [[1, 1], [1, 2]]
+    drawn[0].draw_without_rendering()  # Fails on a formula that is none.
     assert [label.get_text() for label in confusion.get_xticklabels()][:2] == [
         "a",
         "a name that is too …",

@@ -17,7 +17,8 @@ MOST_NUMBERS = 20
 
 def draw_pictures(folder: Path, test_set: Images, test: Evaluation, info: DataInfo) -> None:
     """Save samples with their predictions, mistakes first, beside the confusion matrix, as PNG."""
-    names = [name if len(name) <= 12 else f"{name[:11]}…" for name in info["classes"]]
+    short = [name if len(name) <= 12 else f"{name[:11]}…" for name in info["classes"]]
+    names = [name.replace("$", r"\$") for name in short]  # No formulas.
     targets = test_set.targets.numpy()
     predictions = test.scores["prediction"].numpy()
     mistakes = np.flatnonzero(predictions != targets)

@@ -370,14 +370,15 @@ def test_mistakes_come_first_and_counts_stand_where_the_axes_say(
     everything = np.arange(len(targets))
     test_set = Images(images, np.array(targets), everything, augmented=False)
     test = Evaluation(len(targets), {}, {"prediction": torch.tensor(predictions)})
-    info = describe(TrainConfig())
+    info = {**describe(TrainConfig()), "classes": [*map(str, range(9)), r"$\frac$"]}
     pictures.draw_pictures(Path("."), test_set, test, info)
     samples, confusion = drawn[0].subfigs
     [matrix] = confusion.axes
     counts = matrix.images[0].get_array()
 
     titles = [axes.get_title(loc="center") for axes in samples.axes if axes.images]
-    assert titles == ["8, is 3", "8, is 3", *info["classes"]]
+    assert titles == ["8, is 3", "8, is 3", *map(str, range(9)), r"\$\frac\$"]
+    drawn[0].draw_without_rendering()  # Fails on a formula that is none.
     assert (matrix.get_ylabel(), matrix.get_xlabel()) == ("True label", "Predicted label")
     assert counts is not None and (counts[3, 8], counts[8, 3]) == (2, 0)
 

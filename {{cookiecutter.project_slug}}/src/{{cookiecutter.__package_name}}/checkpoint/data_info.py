@@ -43,7 +43,7 @@ def save_data_info(run_dir: Path, info: dict[str, Any]) -> None:
     Raises:
         OSError: the disk is full, or the file cannot be written.
     """
-    write_atomically(run_dir / DATA_FILE, json.dumps(info, indent=2, ensure_ascii=False) + "\n")
+    write_atomically(run_dir / DATA_FILE, json.dumps(info, indent=2) + "\n")
 
 
 def load_data_info(run_dir: Path) -> dict[str, Any]:
