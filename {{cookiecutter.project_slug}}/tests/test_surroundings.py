@@ -40,6 +40,7 @@ from my_run.run import environment, folder
 from my_run.run.folder import RunFolder
 from my_run.run.start import prepare_once
 from my_run.run.trackers import Tracker
+from my_run.run.trained import TrainedRun
 from my_run.settings.errors import (
     RunError,
     SettingError,
@@ -544,6 +545,7 @@ def test_a_path_is_that_of_where_the_command_was_typed(
     monkeypatch.chdir(tmp_path)
     config = TrainConfig(run_dir=Path("runs/a"), files=(Path("b"),))
     assert (config.run_dir, config.files) == (typed / "runs/a", (typed / "b",))
+    assert TrainedRun(run_dir=Path("runs/a")).run_dir == typed / "runs/a"
 
 
 def test_code_that_git_does_not_track_has_no_commit(
@@ -569,6 +571,14 @@ def test_the_repository_of_another_user_is_read(
     monkeypatch.setattr(environment, "_environment_for_git", lambda: before() | other)
     code = environment.describe_code(tmp_path)
     assert len(code["git_commit"]) == 40 and code["git_is_clean"]
+
+
+def test_a_repository_without_a_commit_says_so(tmp_path: Path) -> None:
+    (tmp_path / "a.py").touch()
+    for command in (["init", "-q"], ["add", "."]):
+        subprocess.run(["git", "-C", str(tmp_path), *command], check=True)
+    code = environment.describe_code(tmp_path)
+    assert code["git_is_clean"] is None and "no commit yet" in code["git_is_missing_because"]
 
 
 @NEEDS_POSIX

@@ -117,6 +117,7 @@ def test_data_that_is_wrong_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
         (lambda m, b: m(b[0]), None, None, "score returned a Tensor; return a dictionary"),
         (lambda m, b: {"a": m(b[0]).mean()}, None, None, r"score returned \(\) as 'a' for a batch"),
         (None, lambda scores: 3.0, None, "summarize must return a dictionary of numbers"),
+        (None, lambda scores: {"step": 1.0, "a": 1.0}, None, "summarize returned step, which met"),
         (None, lambda scores: {"a": scores["loss"]}, None, "summarize must return a dictionary"),
         (None, None, ("auc", "highest"), r"BEST_RESULT is .*name one of loss, accuracy"),
         (None, None, ("loss", "low"), r"BEST_RESULT is .*\"lowest\" or \"highest\""),

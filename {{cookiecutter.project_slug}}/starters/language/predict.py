@@ -38,6 +38,7 @@ class PredictConfig(TrainedRun):
     """Texts to complete."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_bounds(self)
         if not self.prompts:
             raise SettingError("no prompt to complete; add one after the flags, in quotes")

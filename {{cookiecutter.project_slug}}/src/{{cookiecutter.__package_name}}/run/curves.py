@@ -10,6 +10,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogFormatter
 
+from .metrics_file import OWN_NAMES
+
 CURVES_FILE = "curves.png"
 STYLE: dict[Any, Any] = {
     "font.size": 11,
@@ -22,15 +24,13 @@ STYLE: dict[Any, Any] = {
     "figure.dpi": 150,
 }
 COLORS = {"train": "#4c78a8", "validation": "#f58518", "test": "#54a24b"}
-# Every line has these; they are no metrics.
-OTHER_VALUES = {"split", "step", "epoch", "samples"}
 
 
 def draw_curves(metrics: Sequence[Mapping[str, Any]], file: Path) -> None:
     """Save the curves of a log, the lines of metrics.jsonl, as a picture."""
     evaluated = [line for line in metrics if line["split"] != "train"]
     names = dict.fromkeys(
-        name for line in evaluated for name in line if name not in OTHER_VALUES | {"loss"}
+        name for line in evaluated for name in line if name not in (*OWN_NAMES, "loss")
     )
     panels = ["loss", *names, "learning_rate"]
     with rc_context(STYLE):

@@ -102,13 +102,15 @@ def describe_code(folder: Path) -> dict[str, Any]:
     `git_diff_is_complete` says whether that was enough.
     """
     top = _git(folder, "rev-parse", "--show-toplevel")
-    if top is None or not _git(folder, "ls-files", "--", str(folder)):
+    commit = _git(folder, "rev-parse", "HEAD")
+    if commit is None or top is None or not _git(folder, "ls-files", "--", str(folder)):
         # Another repository's commit would say nothing about this code.
         unknown = ("git_commit", "git_is_clean", "git_diff", "git_diff_is_complete")
-        reason = "git failed, or there is no repository" if top is None else "not tracked"
+        reason = "not tracked" if commit else "there is no commit yet"
+        if top is None:
+            reason = "git failed, or there is no repository"
         return {**dict.fromkeys(unknown), "git_is_missing_because": f"{folder}: {reason}"}
     root = Path(top.removesuffix("\n"))
-    commit = _git(root, "rev-parse", "HEAD")
     status = _git(root, "status", "--porcelain")
     diff = _git(root, *DIFF, "HEAD")
     untracked = _untracked_modules(root, folder)
@@ -120,7 +122,7 @@ def describe_code(folder: Path) -> dict[str, Any]:
         and "\nBinary files " not in (diff or "")
     )
     return {
-        "git_commit": commit.strip() if commit else None,
+        "git_commit": commit.strip(),
         "git_is_clean": None if status is None else not status,
         "git_diff": diff[:MAX_DIFF_CHARACTERS] if diff else None,
         "git_diff_is_complete": None if diff is None else is_complete,

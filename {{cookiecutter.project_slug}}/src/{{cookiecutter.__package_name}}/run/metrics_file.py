@@ -12,6 +12,8 @@ from typing import Any
 from ..checkpoint.atomic import as_json
 
 METRICS_FILE = "metrics.jsonl"
+# Every line of an evaluation has these; they are no metrics.
+OWN_NAMES = ("split", "step", "epoch", "samples")
 
 
 def append_metrics(run_dir: Path, line: Mapping[str, Any]) -> None:

@@ -11,7 +11,7 @@ from ..checkpoint.data_info import load_data_info
 from ..checkpoint.resume import weights_folder
 from ..checkpoint.weights import load_weights
 from ..settings.config_file import CONFIG_FILE, load_config
-from ..settings.run_config import RunConfig
+from ..settings.run_config import START_FOLDER, RunConfig
 
 Config = TypeVar("Config", bound=RunConfig)
 
@@ -25,6 +25,10 @@ class TrainedRun:
 
     checkpoint: str | None = None
     """Weights to use: latest, best (by validation) or step_00000038; None uses the final ones."""
+
+    def __post_init__(self) -> None:
+        # A function of the user may change the current folder.
+        object.__setattr__(self, "run_dir", START_FOLDER / self.run_dir)
 
     def load(
         self,

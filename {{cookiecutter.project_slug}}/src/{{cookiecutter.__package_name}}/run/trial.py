@@ -17,6 +17,7 @@ from ..exact.buffers import buffers_of_others
 from ..settings.errors import SettingError
 from ..settings.run_config import RunConfig
 from .contract import ComputeLoss, check_layers, check_loss, check_set, check_sum
+from .metrics_file import METRICS_FILE, OWN_NAMES
 from .users_code import call_users, errors_named, read_batch
 
 NUM_SCORED = 64
@@ -138,6 +139,11 @@ def try_out_scores(
         isinstance(value, int | float) for value in results.values()
     ):
         raise SettingError("model.py: summarize must return a dictionary of numbers")
+    if taken := [name for name in results if name in OWN_NAMES]:
+        raise SettingError(
+            f"model.py: summarize returned {', '.join(taken)}, which {METRICS_FILE} has already; "
+            "choose another name"
+        )
     name, direction = best_result
     if name not in results or direction not in ("lowest", "highest"):
         raise SettingError(
