@@ -147,6 +147,26 @@ def jobs(session: nox.Session) -> None:
     session.run("pytest", "tests/thorough/test_jobs.py", *session.posargs)
 
 
+@nox.session
+def cluster(session: nox.Session) -> None:
+    """Submit jobs to a real Slurm of two nodes on this machine (minutes; Debian, as root).
+
+    It installs Slurm with apt-get where it is missing, and takes its daemons and network down.
+    """
+    if any(shutil.which(name) is None for name in ("slurmctld", "slurmd", "srun", "munged")):
+        if shutil.which("apt-get") is None:
+            session.error("Slurm is not installed, and there is no apt-get to install it with")
+        session.run("apt-get", "update", silent=True, external=True)
+        install_slurm = ["apt-get", "install", "--yes", "--no-install-recommends"]
+        session.run(*install_slurm, *SLURM_PACKAGES, silent=True, external=True)
+    share_runtime(session)
+    install(session, *TEST_GROUP)
+    session.run("pytest", "tests/cluster", *session.posargs)
+
+
+SLURM_PACKAGES = ("slurmctld", "slurmd", "slurm-client", "munge", "iproute2")
+
+
 @nox.session(venv_backend="none")
 def gpu(session: nox.Session) -> None:
     """Compare precisions and placements on this machine's GPUs, with the torch of this Python.

@@ -42,6 +42,7 @@ FILES = """
     launch/cpu_two_processes.yaml
     launch/fsdp2.yaml
     launch/one_gpu.yaml
+    launch/slurm.sbatch
     launch/two_machines.yaml
     noxfile.py
     pyproject.toml

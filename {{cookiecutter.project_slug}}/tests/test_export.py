@@ -132,15 +132,17 @@ def test_without_its_packages_onnx_is_left_out_or_refused(
 @contextmanager
 def full_disk(exported: Path) -> Iterator[None]:
     """Let no file grow beyond a few bytes inside."""
-    if sys.platform != "win32":
-        import resource
+    if sys.platform == "win32":
+        yield
+        return
+    import resource
 
-        before = resource.getrlimit(resource.RLIMIT_FSIZE)
-        resource.setrlimit(resource.RLIMIT_FSIZE, (100, before[1]))
-        try:
-            yield
-        finally:
-            resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 @contextmanager

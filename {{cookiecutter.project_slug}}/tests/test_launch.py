@@ -66,7 +66,7 @@ def finish(launcher: subprocess.Popen[str]) -> None:
 
 
 def test_the_folder_holds_exactly_these_files() -> None:
-    assert {path.name for path in LAUNCH.iterdir()} == set(TYPES)
+    assert {path.name for path in LAUNCH.iterdir()} == {*TYPES, "slurm.sbatch"}
 
 
 @pytest.mark.parametrize("name", TYPES)

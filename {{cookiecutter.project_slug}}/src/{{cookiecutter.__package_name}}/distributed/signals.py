@@ -48,8 +48,8 @@ class StopSignals(AbstractContextManager["StopSignals"]):
             self._group = dist.new_group(backend="gloo", timeout=timeout)
         WATCH.has_stopped_run = False
         self._recorded = 0
-        self._first_at: float | None = None
-        self._watched_at = 0.0
+        self._first_at: dict[int, float] = {}
+        self._watched_at: dict[int, float] = {}
         self._lock = threading.Lock()
         self._has_ended = False
         self._grace: threading.Timer | None = None
@@ -114,7 +114,7 @@ class StopSignals(AbstractContextManager["StopSignals"]):
         now = time.monotonic()
         if self._is_repeated(number, now):
             raise KeyboardInterrupt
-        self._first_at = self._first_at or now
+        self._first_at.setdefault(number, now)
         # The first is the reason: a launcher that gets another signal sends SIGTERM after it.
         self._recorded = self._recorded or number
         if self._is_main_process and number == signal.SIGINT:
@@ -122,10 +122,13 @@ class StopSignals(AbstractContextManager["StopSignals"]):
             write_or_drop(STDERR, CTRL_C_MESSAGE)
 
     def _is_repeated(self, number: int, now: float) -> bool:
-        """Return whether a signal asks a second time to end the run."""
-        if self._first_at is None or number not in (signal.SIGINT, signal.SIGTERM):
+        """Return whether a signal asks a second time to end the run.
+
+        SIGTERM after SIGUSR1 does not: a scheduler gives notice by one and ends a job by the other.
+        """
+        if number not in self._first_at or number not in (signal.SIGINT, signal.SIGTERM):
             return False
-        return now >= self._first_at + self._echo_seconds(number)
+        return now >= self._first_at[number] + self._echo_seconds(number)
 
     def _echo_seconds(self, number: int) -> float:
         """Return for how long the same signal may arrive again, without asking for more."""
@@ -138,10 +141,13 @@ class StopSignals(AbstractContextManager["StopSignals"]):
             if self._has_ended or self.reason is not None:
                 return  # It is about to exit.
             now = time.monotonic()
-            is_repeated = self._grace is not None
-            if is_repeated and now < self._watched_at + self._echo_seconds(number):
+            before = self._watched_at.get(number)
+            if before is not None and now < before + self._echo_seconds(number):
                 return
-            self._watched_at = now
+            self._watched_at[number] = now
+            is_repeated = before is not None and number in (signal.SIGINT, signal.SIGTERM)
+            if self._grace is not None and not is_repeated:
+                return
             WATCH.progress()
             limit = REPEATED_SECONDS if is_repeated else GRACE_SECONDS
             self._start_timer(number, limit, limit, leave_at_once=is_repeated)

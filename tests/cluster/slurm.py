@@ -1,0 +1,211 @@
+"""Start Slurm's daemons, each node in a network namespace; take everything down afterwards."""
+
+import os
+import re
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from pathlib import Path
+from types import TracebackType
+
+HUB, NODES = "hub", ("node-a", "node-b")
+ADDRESSES = {HUB: "10.78.0.1", "node-a": "10.78.0.2", "node-b": "10.78.0.3"}
+PROGRAMS = ("munged", "slurmctld", "slurmd", "srun", "ip", "nsenter")
+# Of a job that Slurm has not done with.
+UNFINISHED = {"PENDING", "RUNNING", "COMPLETING", "CONFIGURING", "SUSPENDED", "REQUEUED"}
+START_SECONDS, JOB_SECONDS = 20.0, 120.0
+
+CONFIGURATION = """
+ClusterName=test
+SlurmctldHost={hub}({hub_address})
+SlurmUser=root
+SlurmdUser=root
+AuthInfo=socket={folder}/munge.socket
+StateSaveLocation={folder}/state
+SlurmctldPidFile={folder}/slurmctld.pid
+SlurmdSpoolDir={folder}/spool-%n
+SlurmdPidFile={folder}/slurmd-%n.pid
+ProctrackType=proctrack/linuxproc
+TaskPlugin=task/none
+SelectType=select/cons_tres
+SchedulerParameters=sched_interval=1,bf_interval=1,sched_min_interval=0
+PreemptType=preempt/partition_prio
+PreemptMode=REQUEUE
+ReturnToService=2
+KillWait=20
+SlurmdTimeout=10
+JobAcctGatherType=jobacct_gather/none
+JobRequeue=1
+SlurmdParameters=config_overrides
+{nodes}
+PartitionName=main Nodes=ALL Default=YES MaxTime=1-0 PriorityTier=1 GraceTime=60
+PartitionName=urgent Nodes=ALL MaxTime=1-0 PriorityTier=10 PreemptMode=OFF
+"""
+
+
+def obstacle() -> str | None:
+    """Return why no Slurm can be started here; None if one can."""
+    if os.name != "posix" or os.geteuid() != 0:
+        return "it needs Linux, and root, for network namespaces"
+    missing = [name for name in PROGRAMS if shutil.which(name) is None]
+    return f"not installed: {', '.join(missing)}" if missing else None
+
+
+class Slurm(AbstractContextManager["Slurm"]):
+    """A controller on the hub and a daemon on each node; all files are in `folder`."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._environment = os.environ | {"SLURM_CONF": str(folder / "slurm.conf")}
+        self._daemons: dict[str, subprocess.Popen[bytes]] = {}
+
+    def __enter__(self) -> "Slurm":
+        try:
+            self._make_network()
+            self._start_daemons()
+        except BaseException:
+            self.__exit__(None, None, None)
+            raise
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        for name in reversed(self._daemons):
+            self._daemons[name].terminate()
+        for daemon in self._daemons.values():
+            try:
+                daemon.wait(5)
+            except subprocess.TimeoutExpired:
+                daemon.kill()
+                daemon.wait()
+        for node in ADDRESSES:
+            for process in _run("ip", "netns", "pids", node, check=False).split():
+                try:
+                    os.kill(int(process), signal.SIGKILL)
+                except ProcessLookupError:
+                    continue
+            _run("ip", "netns", "delete", node, check=False)
+            shutil.rmtree(f"/etc/netns/{node}", ignore_errors=True)
+
+    def call(self, *command: str, check: bool = True, cwd: Path | None = None) -> str:
+        """Run a command of Slurm on the hub, and return what it prints."""
+        done = subprocess.run(
+            [*_on(HUB), *command],
+            env=self._environment,
+            capture_output=True,
+            text=True,
+            cwd=cwd or self.folder,
+            timeout=60,
+        )
+        assert done.returncode == 0 or not check, done.stderr
+        return done.stdout.strip()
+
+    def start_node(self, node: str) -> None:
+        """Start the daemon of a node."""
+        self._start(node, *_on(node), "slurmd", "-D", "-N", node)
+
+    def lose_node(self, node: str) -> None:
+        """Cut a node off, and end all that runs on it, as if its power had failed."""
+        self._daemons.pop(node).kill()
+        for process in _run("ip", "netns", "pids", node).split():
+            os.kill(int(process), signal.SIGKILL)
+
+    def job(self, number: str) -> dict[str, str]:
+        """Return what Slurm knows of a job, such as `JobState`, `Restarts` and `ExitCode`."""
+        shown = self.call("scontrol", "show", "job", number)
+        return dict(re.findall(r"(\w+)=(\S*)", shown))
+
+    def wait(self, number: str, is_reached: Callable[[dict[str, str]], bool], what: str) -> None:
+        """Wait until a job has reached a state; name it if that takes too long."""
+        deadline = time.monotonic() + JOB_SECONDS
+        while not is_reached(job := self.job(number)):
+            assert time.monotonic() < deadline, (
+                f"job {number} did not reach {what}: it is {job['JobState']}, {job['Reason']}"
+            )
+            time.sleep(0.2)
+
+    def finish(self, number: str) -> dict[str, str]:
+        """Wait until Slurm has done with a job, and return what it knows of it."""
+        self.wait(number, lambda job: job["JobState"] not in UNFINISHED, "its end")
+        return self.job(number)
+
+    def _make_network(self) -> None:
+        for node, _ in ADDRESSES.items():
+            _run("ip", "netns", "add", node)
+            _run("ip", "-n", node, "link", "set", "lo", "up")
+            names = Path("/etc/netns") / node
+            names.mkdir(parents=True, exist_ok=True)
+            lines = [f"{address} {name}\n" for name, address in ADDRESSES.items()]
+            (names / "hosts").write_text("127.0.0.1 localhost\n" + "".join(lines))
+        bridge = ("ip", "-n", HUB)
+        _run(*bridge, "link", "add", "bridge", "type", "bridge")
+        _run(*bridge, "address", "add", f"{ADDRESSES[HUB]}/24", "dev", "bridge")
+        _run(*bridge, "link", "set", "bridge", "up")
+        for node in NODES:
+            pair = ("type", "veth", "peer", "name", f"to-{node}", "netns", HUB)
+            _run("ip", "link", "add", "uplink", "netns", node, *pair)
+            _run(*bridge, "link", "set", f"to-{node}", "master", "bridge", "up")
+            _run("ip", "-n", node, "address", "add", f"{ADDRESSES[node]}/24", "dev", "uplink")
+            _run("ip", "-n", node, "link", "set", "uplink", "up")
+
+    def _start_daemons(self) -> None:
+        lines = [
+            f"NodeName={node} NodeAddr={ADDRESSES[node]} CPUs=2 RealMemory=4000" for node in NODES
+        ]
+        configuration = CONFIGURATION.format(
+            folder=self.folder, hub=HUB, hub_address=ADDRESSES[HUB], nodes="\n".join(lines)
+        )
+        (self.folder / "slurm.conf").write_text(configuration, encoding="utf-8")
+        key, socket = self.folder / "munge.key", self.folder / "munge.socket"
+        key.write_bytes(os.urandom(128))
+        key.chmod(0o400)
+        (self.folder / "state").mkdir()
+        files = [f"--{name}-file={self.folder}/munge.{name}" for name in ("pid", "log", "seed")]
+        command = ("munged", "--foreground", "--force", f"--key-file={key}", f"--socket={socket}")
+        self._start("munged", *command, *files)
+        self._wait_for(socket.exists, "munged")
+        self._start(HUB, *_on(HUB), "slurmctld", "-D")
+        for node in NODES:
+            (self.folder / f"spool-{node}").mkdir()
+            self.start_node(node)
+        self.wait_for_idle()
+
+    def wait_for_idle(self) -> None:
+        """Wait until all nodes are free."""
+        states = ("sinfo", "--noheader", "--Node", "--partition=main", "--format=%T")
+        expected = ["idle"] * len(NODES)
+        self._wait_for(lambda: self.call(*states, check=False).split() == expected, "the nodes")
+
+    def _start(self, name: str, *command: str) -> None:
+        with (self.folder / f"{name}.output").open("ab") as output:
+            self._daemons[name] = subprocess.Popen(
+                command,
+                stdout=output,
+                stderr=output,
+                env=self._environment,
+                start_new_session=True,
+            )
+
+    def _wait_for(self, is_there: Callable[[], bool], what: str) -> None:
+        deadline = time.monotonic() + START_SECONDS
+        while not is_there():
+            outputs = [file.read_text() for file in self.folder.glob("*.output")]
+            assert time.monotonic() < deadline, f"{what}: {outputs}"
+            time.sleep(0.05)
+
+
+def _on(node: str) -> list[str]:
+    return [str(Path(__file__).with_name("on_node.sh")), node]
+
+
+def _run(*command: str, check: bool = True) -> str:
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0 or not check, f"{' '.join(command)}: {done.stderr}"
+    return done.stdout

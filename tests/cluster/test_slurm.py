@@ -1,0 +1,207 @@
+"""The job file of launch/, submitted to a real Slurm: what a user sees, and which bits result."""
+
+import json
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from ..runs import Run, assert_same_bits, train
+from .slurm import Slurm, obstacle
+
+JOB_FILE = Path("launch") / "slurm.sbatch"
+FLAGS = ["--placement", "cpu", "--tracker", "none", "--log-every", "1", "--checkpoint-every", "5"]
+# Enough for a signal that is sent after a few of them to find the run under way.
+STEPS = ["--max-steps", "200", "--eval-every", "100"]
+
+
+@pytest.fixture(scope="session")
+def slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Slurm]:
+    reason = obstacle()
+    assert reason is None, f"no Slurm can be started here: {reason}"
+    folder = tmp_path_factory.mktemp("slurm")
+    for path in [folder, *folder.parents][:3]:
+        path.chmod(0o755)
+    with Slurm(folder) as slurm:
+        yield slurm
+
+
+@pytest.fixture(scope="session")
+def job_file(default_project: Path) -> Path:
+    """The job file without GPUs, as its comment says."""
+    file = default_project / JOB_FILE
+    lines = file.read_text(encoding="utf-8").splitlines(keepends=True)
+    copy = file.with_name("cpu.sbatch")
+    copy.write_text("".join(line for line in lines if "--gpus" not in line), encoding="utf-8")
+    return copy
+
+
+def submit(
+    slurm: Slurm, job_file: Path, name: str, *flags: str, options: tuple[str, ...] = ()
+) -> str:
+    """Submit a run as a user would, from the project's folder; return the number of the job."""
+    sources = job_file.parents[1] / "src"
+    variables = f"ALL,PYTHONPATH={sources},VENV={Path(sys.executable).parents[1]}"
+    command = ["sbatch", "--parsable", f"--job-name={name}", f"--export={variables}", *options]
+    return slurm.call(*command, str(job_file), *FLAGS, *flags, cwd=job_file.parents[1])
+
+
+def printed(job_file: Path, name: str, job: str) -> str:
+    return (job_file.parents[1] / f"{name}-{job}.out").read_text(encoding="utf-8")
+
+
+def run_of(job_file: Path, name: str) -> Run:
+    return Run(job_file.parents[1] / "runs" / name)
+
+
+def steps_of(run: Run) -> int:
+    file = run.folder / "metrics.jsonl"
+    return len(file.read_bytes().splitlines()) if file.exists() else 0
+
+
+def wait_for_steps(slurm: Slurm, run: Run, steps: int) -> None:
+    deadline = time.monotonic() + 120
+    while steps_of(run) < steps:
+        assert time.monotonic() < deadline, f"{run.folder} has {steps_of(run)} steps"
+        time.sleep(0.1)
+
+
+@pytest.fixture(scope="session")
+def undisturbed(default_project: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """One process, without Slurm, and nothing happens to it."""
+    folder = tmp_path_factory.mktemp("undisturbed") / "run"
+    return train(default_project, folder, "train", *FLAGS, *STEPS)
+
+
+def finish_restarted(slurm: Slurm, job: str, undisturbed: Run, run: Run) -> None:
+    """Wait until a job was queued again, let it start at once, and compare its bits."""
+    slurm.wait(job, lambda state: state["Restarts"] == "1", "a second start")
+    slurm.wait(job, lambda state: state["JobState"] == "PENDING", "the queue")
+    # Slurm waits two minutes, because a node refuses a job that has just ended there.
+    time.sleep(3)
+    slurm.call("scontrol", "update", f"JobId={job}", "StartTime=now")
+    done = slurm.finish(job)
+
+    assert (done["JobState"], done["ExitCode"]) == ("COMPLETED", "0:0")
+    assert_same_bits(run, undisturbed)
+    starts = json.loads((run.folder / "environment.json").read_text(encoding="utf-8"))
+    assert len(starts["earlier_starts"]) == 1
+
+
+def test_a_job_ends_in_the_bits_of_one_process(
+    slurm: Slurm, job_file: Path, undisturbed: Run
+) -> None:
+    job = submit(slurm, job_file, "plain", *STEPS)
+    done = slurm.finish(job)
+    run = run_of(job_file, "plain")
+
+    assert (done["JobState"], done["ExitCode"]) == ("COMPLETED", "0:0")
+    assert (run.summary["placement"], run.summary["world_size"]) == ("ddp", 2)
+    assert_same_bits(run, undisturbed)
+    environment = json.loads((run.folder / "environment.json").read_text(encoding="utf-8"))
+    assert [machine["host"] for machine in environment["machines"]] == ["node-a", "node-b"]
+    assert "on node-a, which is rank 0" in printed(job_file, "plain", job)
+
+
+def test_several_tasks_on_a_node_end_in_the_same_bits(
+    slurm: Slurm, job_file: Path, undisturbed: Run
+) -> None:
+    options = ("--nodes=1", "--ntasks-per-node=2", "--cpus-per-task=1")
+    slurm.finish(submit(slurm, job_file, "one-node", *STEPS, options=options))
+    run = run_of(job_file, "one-node")
+
+    assert run.summary["world_size"] == 2
+    assert_same_bits(run, undisturbed)
+
+
+def test_a_notice_saves_and_queues_the_job_again(
+    slurm: Slurm, job_file: Path, undisturbed: Run
+) -> None:
+    job = submit(slurm, job_file, "notice", *STEPS)
+    run = run_of(job_file, "notice")
+    wait_for_steps(slurm, run, 5)
+    # As before the time limit: to the processes, not to the script.
+    slurm.call("scancel", "--signal=USR1", job)
+    finish_restarted(slurm, job, undisturbed, run)
+    text = printed(job_file, "notice", job)
+    assert "srun ended with 85 in start 0" in text and "srun ended with 0 in start 1" in text
+    assert "Stopped by SIGUSR1 after step" in text
+    assert "resume with: srun --nodes 2 --ntasks 2 python -m" in text
+
+
+def test_the_time_limit_gives_notice(slurm: Slurm, job_file: Path) -> None:
+    flags = ["--max-steps", "100000", "--eval-every", "0"]
+    job = submit(slurm, job_file, "limit", *flags, options=("--time=1", "--signal=USR1@50"))
+    slurm.wait(job, lambda state: state["Restarts"] == "1", "a second start")
+    slurm.call("scancel", job)
+    slurm.finish(job)
+    assert "Stopped by SIGUSR1" in printed(job_file, "limit", job)
+
+
+def test_a_job_of_a_higher_priority_takes_the_place(
+    slurm: Slurm, job_file: Path, undisturbed: Run
+) -> None:
+    job = submit(slurm, job_file, "preempted", *STEPS)
+    run = run_of(job_file, "preempted")
+    wait_for_steps(slurm, run, 5)
+    urgent = ("sbatch", "--parsable", "--partition=urgent", "--nodes=2", "--exclusive")
+    other = slurm.call(*urgent, "--output=urgent.out", "--wrap=sleep 1")
+    assert slurm.finish(other)["JobState"] == "COMPLETED"
+    finish_restarted(slurm, job, undisturbed, run)
+    assert "Stopped by SIGTERM after step" in printed(job_file, "preempted", job)
+
+
+def test_a_cancelled_job_saves_and_does_not_come_back(slurm: Slurm, job_file: Path) -> None:
+    job = submit(slurm, job_file, "cancelled", "--max-steps", "100000", "--eval-every", "0")
+    run = run_of(job_file, "cancelled")
+    wait_for_steps(slurm, run, 3)
+    slurm.call("scancel", job)
+    done = slurm.finish(job)
+
+    assert (done["JobState"], done["Restarts"]) == ("CANCELLED", "0")
+    assert run.summary["stopped_by"] == "SIGTERM"
+    assert "Stopped by SIGTERM after step" in printed(job_file, "cancelled", job)
+
+
+def test_a_lost_node_costs_the_steps_since_the_checkpoint(
+    slurm: Slurm, job_file: Path, undisturbed: Run
+) -> None:
+    job = submit(slurm, job_file, "lost", *STEPS)
+    run = run_of(job_file, "lost")
+    wait_for_steps(slurm, run, 10)
+    slurm.lose_node("node-b")
+    slurm.wait(job, lambda state: state["Restarts"] == "1", "a second start")
+    slurm.start_node("node-b")
+    finish_restarted(slurm, job, undisturbed, run)
+
+
+def test_a_node_that_differs_ends_the_job_in_one_line(slurm: Slurm, job_file: Path) -> None:
+    text = job_file.read_text(encoding="utf-8")
+    command = "srun --label --wait=60 python -m my_run.train"
+    assert command in text
+    # As a user would who lets each node take a seed of its own.
+    text = text.replace(
+        command,
+        "srun --label --wait=60 bash -c '\"$@\" --seed $SLURM_NODEID' -- python -m my_run.train",
+    )
+    other = job_file.with_name("other.sbatch")
+    other.write_text(text, encoding="utf-8")
+    job = submit(slurm, other, "differs", *STEPS)
+    done = slurm.finish(job)
+
+    assert (done["JobState"], done["ExitCode"]) == ("FAILED", "2:0")
+    lines = [line for line in printed(job_file, "differs", job).splitlines() if "error:" in line]
+    ours = [line for line in lines if "srun: error" not in line]
+    assert len(ours) == 2 and all("seed is 0 on node-a (rank 0) and 1 on node-b" in x for x in ours)
+    assert not run_of(job_file, "differs").folder.exists()
+
+
+def test_a_wrong_flag_is_the_exit_code_of_the_job(slurm: Slurm, job_file: Path) -> None:
+    job = submit(slurm, job_file, "wrong", "--learning-rate", "fast")
+    done = slurm.finish(job)
+
+    assert (done["JobState"], done["ExitCode"], done["Restarts"]) == ("FAILED", "2:0", "0")
+    text = printed(job_file, "wrong", job)
+    assert "learning-rate" in text and "Traceback" not in text
