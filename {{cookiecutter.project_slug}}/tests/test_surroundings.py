@@ -194,7 +194,7 @@ def test_a_signal_that_arrives_twice_is_one(monkeypatch: pytest.MonkeyPatch) -> 
 
 @NEEDS_POSIX
 def test_a_run_is_left_although_nobody_reads_its_last_line() -> None:
-    code = "from my_run.distributed.signal_watch import leave; leave(15, 'x' * 10**6)"
+    code = f"from {PACKAGE}.distributed.signal_watch import leave; leave(15, 'x' * 10**6)"
     command = [sys.executable, "-c", code]
     sources = os.environ | {"PYTHONPATH": str(tiny_sources())}
     with subprocess.Popen(command, stderr=subprocess.PIPE, env=sources) as process:
@@ -224,7 +224,7 @@ def test_a_full_pipe_that_does_not_block_loses_no_line() -> None:
     ("target", "code"), [(">/dev/full", 1), (">/dev/full 2>&1", 1), ("| true", 0), (">&-", 0)]
 )
 def test_results_that_were_not_written_are_an_error(target: str, code: int) -> None:
-    lines = "from my_run.settings.errors import check_printed, errors_in_one_line"
+    lines = f"from {PACKAGE}.settings.errors import check_printed, errors_in_one_line"
     lines += "\nwith errors_in_one_line(): print('result'); check_printed()"
     command = f'({sys.executable} -c "$LINES"; echo $? >&3) 3>&2 {target}'
     done = subprocess.run(
