@@ -117,7 +117,7 @@ def name_package() -> None:
     """Write the package's name in place of the default one."""
     for folder, _, names in itertools.chain(*map(os.walk, NAMING_FOLDERS)):
         for name in names:
-            if name.endswith((".py", ".yaml")):
+            if name.endswith((".py", ".sbatch", ".yaml")):
                 path = os.path.join(folder, name)
                 make_writable(path)
                 # No newline is translated, on no system.

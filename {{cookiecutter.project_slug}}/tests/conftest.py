@@ -1,6 +1,7 @@
 """Shared fixtures: a short run on one process, made once."""
 
 import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,13 @@ NEEDS_EXACT_FSDP2 = pytest.mark.skipif(
 
 # One thread a process, as the launchers set it, so that a run does not depend on how it started.
 os.environ["OMP_NUM_THREADS"] = "1"
+
+# What the tests' own launcher ignores, as a shell does in the background, the programs that they
+# start would ignore too.
+for name in ("SIGINT", "SIGHUP", "SIGQUIT"):
+    if hasattr(signal, name) and signal.getsignal(getattr(signal, name)) is signal.SIG_IGN:
+        default = signal.default_int_handler if name == "SIGINT" else signal.SIG_DFL
+        signal.signal(getattr(signal, name), default)
 
 # 24 steps of 19 an epoch: across an epoch boundary, with samples left over, dropout and
 # augmentation on, and clipping and a decaying learning rate on.
