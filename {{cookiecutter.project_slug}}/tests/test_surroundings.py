@@ -689,7 +689,7 @@ from my_run.distributed.process_group import (
 
 make_accelerator(find_devices(TrainConfig(placement="cpu")), "no")
 backend = dist.group.WORLD._get_backend(torch.device("cpu"))
-sys.stdout.write(f"{backend.options._timeout.total_seconds()} seconds\n")
+sys.stdout.write(f"{backend.options._timeout.total_seconds()} seconds\\n")
 leave_process_group()
 """
 
