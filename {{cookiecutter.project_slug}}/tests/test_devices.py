@@ -41,7 +41,6 @@ def test_a_launcher_of_two_processes_is_ddp(
     placement: Placement, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("WORLD_SIZE", "2")
-    monkeypatch.setenv("RANK", "0")
     monkeypatch.setenv("RANK", "1")
     devices = find_devices(TrainConfig(placement=placement))
 
@@ -160,7 +159,6 @@ def test_one_process_that_sees_four_gpus_uses_data_parallel_and_prints_the_faste
 @pytest.mark.usefixtures("four_gpus")
 def test_a_rank_has_the_device_of_its_number(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WORLD_SIZE", "8")
-    monkeypatch.setenv("RANK", "0")
     monkeypatch.setenv("RANK", "6")
     monkeypatch.setenv("LOCAL_RANK", "2")
     devices = find_devices(TrainConfig())

@@ -13,6 +13,7 @@ from ..batches.plan import Plan
 from ..checkpoint.atomic import write_json
 from ..checkpoint.progress import Progress
 from ..checkpoint.weights import WEIGHTS_FILE, save_weights
+from ..settings.errors import in_one_line
 from .curves import CURVES_FILE, draw_curves
 from .folder import PICTURES_FOLDER, SUMMARY_FILE, RunFolder
 from .metrics_file import read_metrics
@@ -91,8 +92,8 @@ def draw_safely(
             draw()
         except Exception as error:
             frame = traceback.extract_tb(error.__traceback__)[-1]
-            reason = " ".join(f"{type(error).__name__}: {error}".split())
-            failures.append(f"{name} failed ({frame.filename}, line {frame.lineno}): {reason}")
+            where = f"{frame.filename}, line {frame.lineno}"
+            failures.append(f"{name} failed ({where}): {in_one_line(error)}")
     with contextlib.suppress(OSError):
         folder.rmdir()  # If nothing was drawn.
     return failures

@@ -14,7 +14,7 @@ from accelerate.tracking import LOGGER_TYPE_TO_CLASS, GeneralTracker
 
 from ..checkpoint.atomic import write_json
 from ..distributed.program import package_name
-from ..settings.errors import SettingError
+from ..settings.errors import SettingError, in_one_line
 from ..settings.run_config import RunConfig
 from .metrics_file import METRICS_FILE
 
@@ -54,7 +54,7 @@ class Tracker:
             self._start(config, run_dir, first_step=first_step)
         except Exception as error:
             raise SettingError(
-                f"tracker {config.tracker} cannot start: {_in_one_line(error)}; mend that, or try "
+                f"tracker {config.tracker} cannot start: {in_one_line(error)}; mend that, or try "
                 "--tracker none"
             ) from error
 
@@ -104,14 +104,10 @@ class Tracker:
         except Exception as error:
             self._tracker = None
             print(
-                f"warning: tracker {self._name} failed ({_in_one_line(error)}) and gets no more; "
+                f"warning: tracker {self._name} failed ({in_one_line(error)}) and gets no more; "
                 f"{METRICS_FILE} has every value",
                 file=sys.stderr,
             )
-
-
-def _in_one_line(error: Exception) -> str:
-    return " ".join(f"{type(error).__name__}: {error}".split())
 
 
 def _known_as(run_dir: Path, config: RunConfig) -> str | None:

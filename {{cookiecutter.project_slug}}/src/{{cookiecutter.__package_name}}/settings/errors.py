@@ -17,6 +17,11 @@ class RunError(RuntimeError):
     """The run failed after it had started; checkpoints written before stay valid."""
 
 
+def in_one_line(error: Exception) -> str:
+    """Return the class and the message of an error of another package or of the user."""
+    return " ".join(f"{type(error).__name__}: {error}".split())
+
+
 def nondeterministic_operation(error: BaseException) -> str | None:
     """Return advice if an error is that of an operation without a deterministic kernel.
 
