@@ -22,14 +22,15 @@ def join_process_group(devices: Devices) -> None:
     is_gpu = devices.device.type != "cpu"
     if is_gpu:
         torch.accelerator.set_device_index(devices.device)
-    # One process needs no launcher.
-    store = dist.HashStore()  # type: ignore[attr-defined]
-    alone: dict[str, Any] = {"store": store, "rank": 0, "world_size": 1}
+    alone: dict[str, Any] = {}
+    if devices.world_size == 1:  # It needs no launcher.
+        store = dist.HashStore()  # type: ignore[attr-defined]
+        alone = {"store": store, "rank": 0, "world_size": 1}
     dist.init_process_group(
         dist.get_default_backend_for_device(devices.device),
         timeout=timedelta(seconds=PROCESS_GROUP_TIMEOUT_SECONDS),
         device_id=devices.device if is_gpu else None,
-        **(alone if devices.world_size == 1 else {}),
+        **alone,
     )
 
 

@@ -56,7 +56,7 @@ class SignalWatch:
         threading.Thread(target=self._read, args=(self._pipe[0],), daemon=True).start()
 
     def progress(self) -> None:
-        """Note that the run does not hang; called for each step and batch."""
+        """Note that the run does not hang: another batch of an evaluation; steps call `agree`."""
         self.progressed_at = time.monotonic()
 
     def stop(self) -> None:
