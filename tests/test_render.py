@@ -75,6 +75,11 @@ FILES = """
     src/my_run/distributed/launch.py
     src/my_run/distributed/process_group.py
     src/my_run/distributed/program.py
+    src/my_run/distributed/failures.py
+    src/my_run/distributed/heartbeat.py
+    src/my_run/distributed/peers.py
+    src/my_run/distributed/reachable.py
+    src/my_run/distributed/rendezvous.py
     src/my_run/distributed/signal_watch.py
     src/my_run/distributed/signals.py
     src/my_run/distributed/slurm.py
@@ -146,6 +151,7 @@ FILES = """
     tests/test_export.py
     tests/test_figures.py
     tests/test_launch.py
+    tests/test_peers.py
     tests/test_placement.py
     tests/test_references.py
     tests/test_resume.py

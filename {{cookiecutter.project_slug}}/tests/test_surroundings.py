@@ -28,10 +28,10 @@ from my_run.checkpoint.data_info import (
 )
 from my_run.distributed import signals
 from my_run.distributed.devices import find_devices
+from my_run.distributed.peers import Peers
 from my_run.distributed.program import (
     LAUNCHER_VARIABLES,
     OTHER_WORLD_SIZES,
-    check_address,
     read_launcher,
 )
 from my_run.distributed.signal_watch import WATCH
@@ -653,7 +653,8 @@ def test_a_launcher_that_cannot_be_is_one_line(
         monkeypatch.setenv(name, value)
     monkeypatch.delenv("MASTER_ADDR", raising=False)
     with pytest.raises(SettingError, match=reason):
-        check_address(read_launcher())
+        read_launcher()
+        Peers().join(1)
 
 
 @pytest.mark.usefixtures("no_launcher")

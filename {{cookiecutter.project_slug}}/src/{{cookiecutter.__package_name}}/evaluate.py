@@ -13,8 +13,10 @@ from .config import TrainConfig
 from .data import Split, collate, describe, load_split, prepare
 from .distributed.accelerator import make_accelerator
 from .distributed.devices import find_devices
+from .distributed.failures import failing_together, lost_peers_named
+from .distributed.peers import DEFAULT_JOIN_SECONDS, PEERS
 from .distributed.process_group import leave_process_group
-from .distributed.program import check_address, read_launcher
+from .distributed.program import read_launcher
 from .exact.kernels import use_deterministic_kernels
 from .model import make_model, score, summarize
 from .run.agreement import check_agreement
@@ -59,7 +61,6 @@ def evaluate_run(settings: EvaluateConfig) -> Evaluation:
         tracker="none",
     )
     devices = find_devices(config)
-    check_address(devices.world_size)
     use_deterministic_kernels(devices)
 
     # Data
@@ -94,8 +95,11 @@ def evaluate_run(settings: EvaluateConfig) -> Evaluation:
 
 def main() -> None:
     """Evaluate as the command line says."""
-    with errors_in_one_line():
-        evaluate_run(parse_command_line(EvaluateConfig))
+    with failing_together(), errors_in_one_line():
+        settings = parse_command_line(EvaluateConfig)
+        PEERS.join(DEFAULT_JOIN_SECONDS)
+        with lost_peers_named():
+            evaluate_run(settings)
         check_printed()
         leave_process_group()
 

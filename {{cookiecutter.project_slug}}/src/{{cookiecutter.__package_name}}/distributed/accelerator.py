@@ -19,6 +19,7 @@ from torch import nn
 from ..settings.errors import SettingError
 from ..settings.run_config import Precision, RunConfig
 from .devices import Devices
+from .peers import PEERS
 from .process_group import PROCESS_GROUP_TIMEOUT_SECONDS, ignore_warning_of_ddp
 from .program import package_name, program_name
 
@@ -71,6 +72,7 @@ def make_accelerator(
     Raises:
         SettingError: Accelerate uses another strategy or world size than was asked for.
     """
+    PEERS.wait_until_ready()
     ignore_warning_of_ddp()
     sharding = FullyShardedDataParallelPlugin(
         fsdp_version=2,

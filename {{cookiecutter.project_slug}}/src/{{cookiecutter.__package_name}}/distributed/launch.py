@@ -17,6 +17,8 @@ from annotated_types import Ge
 from ..settings.config_file import parse_config
 from ..settings.errors import SettingError, errors_in_one_line
 from ..settings.run_config import RunConfig
+from .failures import failing_together, lost_peers_named
+from .peers import PEERS
 from .process_group import leave_process_group
 from .program import program_name, read_launcher
 from .signal_watch import WATCH
@@ -27,8 +29,8 @@ Config = TypeVar("Config", bound=RunConfig)
 
 def run_in_this_process(train: Callable[[Config], None], settings: type[Config]) -> None:
     """Parse the command line and call `train` in this process."""
-    with errors_in_one_line():
-        _train(train, parse_config(settings))
+    with failing_together(), errors_in_one_line():
+        _train(train, parse_config(settings, read=PEERS.read_config))
 
 
 def run_in_processes(train: Callable[[Config], None], settings: type[Config]) -> None:
@@ -36,10 +38,10 @@ def run_in_processes(train: Callable[[Config], None], settings: type[Config]) ->
 
     The latter communicate over a free port of this machine; the first that fails ends the others.
     """
-    with errors_in_one_line():
+    with failing_together(), errors_in_one_line():
         world_size = read_launcher()
         is_launched = "WORLD_SIZE" in os.environ
-        config: Any = parse_config(with_num_processes(settings))
+        config: Any = parse_config(with_num_processes(settings), read=PEERS.read_config)
         default = world_size if is_launched else _default_num_processes(config)
         num_processes = config.num_processes or default
         if is_launched and num_processes != world_size:
@@ -56,7 +58,10 @@ def run_in_processes(train: Callable[[Config], None], settings: type[Config]) ->
 
 def _train(train: Callable[[Config], None], config: Config) -> None:
     """Call `train`; exit with `stop_exit_code` if a signal stopped it."""
-    train(config)
+    if not config.plan_only:
+        PEERS.join(config.join_seconds)
+    with lost_peers_named():
+        train(config)
     leave_process_group()
     if WATCH.has_stopped_run:
         sys.exit(config.stop_exit_code)

@@ -10,6 +10,7 @@ import torch.distributed as dist
 
 from .collectives import is_distributed
 from .devices import Devices
+from .peers import PEERS
 
 # Timeout of a collective: a rank was lost, or rank 0 is still writing the results. Not 600: that
 # is Accelerate's default, which it does not pass on, and gloo would wait for 30 minutes.
@@ -18,6 +19,7 @@ PROCESS_GROUP_TIMEOUT_SECONDS = 601
 
 def join_process_group(devices: Devices) -> None:
     """Make the process group of all ranks: NCCL on GPUs, gloo on CPUs."""
+    PEERS.wait_until_ready()
     ignore_warning_of_ddp()
     is_gpu = devices.device.type != "cpu"
     if is_gpu:
@@ -45,6 +47,7 @@ def leave_process_group() -> None:
     Otherwise one run in ten ends with "terminate called without an active exception".
     """
     if is_distributed():
+        PEERS.leave()
         gc.collect()
         dist.barrier()
         dist.destroy_process_group()

@@ -48,20 +48,6 @@ def read_launcher() -> int:
     return world_size or 1
 
 
-def check_address(world_size: int) -> None:
-    """Check that several processes are told where to meet.
-
-    Raises:
-        SettingError: they are not.
-    """
-    for name in ("MASTER_ADDR", "MASTER_PORT"):
-        if world_size > 1 and not os.environ.get(name):
-            raise SettingError(
-                f"WORLD_SIZE is {world_size} and {name} is not set; start with torchrun, or unset "
-                "WORLD_SIZE"
-            )
-
-
 def forget_launcher() -> None:
     """Remove the variables of a launcher of one process; Accelerate takes them for several."""
     for name in (*LAUNCHER_VARIABLES, *OTHER_WORLD_SIZES):

@@ -81,12 +81,17 @@ class SignalWatch:
 
 
 def leave(number: int, message: str) -> None:
+    """End this process at once, as a signal ends it."""
+    leave_with(CTRL_C_EXIT_CODE if number == signal.SIGINT else STOPPED_EXIT_CODE, message)
+
+
+def leave_with(code: int, message: str) -> None:
     """Print a line and end this process at once, also while its main thread is blocked."""
     line = f"{message}\n".encode()
     writing = threading.Thread(target=write_or_drop, args=(STDERR, line), daemon=True)
     writing.start()
     writing.join(SECONDS_TO_WRITE)
-    os._exit(CTRL_C_EXIT_CODE if number == signal.SIGINT else STOPPED_EXIT_CODE)
+    os._exit(code)
 
 
 def leave_before_training(number: int) -> None:

@@ -1,7 +1,6 @@
 """The folder of a run: chosen, locked, opened and released; one run at a time writes to it."""
 
 import shutil
-import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from datetime import UTC, datetime
@@ -25,6 +24,8 @@ from ..checkpoint.store import (
 from ..checkpoint.weights import WEIGHTS_FILE
 from ..distributed.collectives import broadcast_from_rank_0, gather_from_ranks
 from ..distributed.devices import Devices
+from ..distributed.failures import is_of_communication
+from ..distributed.peers import PEERS
 from ..settings.config_file import CONFIG_FILE, as_yaml
 from ..settings.errors import RunError, SettingError
 from ..settings.run_config import START_FOLDER, RunConfig
@@ -35,7 +36,6 @@ from .run_dir import LOCK_FILE, check_run_dir, lock_run_dir, next_free
 
 SUMMARY_FILE = "summary.json"
 PICTURES_FOLDER = "pictures"
-SECONDS_FOR_RANK_0 = 5.0
 
 
 class RunFolder(AbstractContextManager["RunFolder"]):
@@ -129,13 +129,9 @@ class RunFolder(AbstractContextManager["RunFolder"]):
         traceback: TracebackType | None,
     ) -> None:
         self.release()
-        if not isinstance(error, RunError):
-            return
-        if self._devices.is_main_process:
-            raise RunError(f"{error}. {self.resume_command()}") from error
-        # Every rank raises this error, and the launcher kills the others once one has exited: give
-        # rank 0 time to close the tracker and print it.
-        time.sleep(SECONDS_FOR_RANK_0)
+        if isinstance(error, RunError) or is_of_communication(error):
+            what = str(error) if isinstance(error, RunError) else PEERS.explain(error)
+            raise RunError(f"{what}. {self.resume_command()}") from error
 
     def release(self) -> None:
         """Unlock the folder."""
@@ -144,6 +140,9 @@ class RunFolder(AbstractContextManager["RunFolder"]):
 
     def resume_command(self) -> str:
         """Return, as one line, the latest checkpoint and the command that resumes from it."""
+        is_here = self._devices.is_main_process or (self.path / CONFIG_FILE).exists()
+        if PEERS.hosts and not is_here:
+            return f"The checkpoints are in {self.path} on {PEERS.hosts[0]}"
         return resume_command(self.path, self._devices)
 
     @contextmanager

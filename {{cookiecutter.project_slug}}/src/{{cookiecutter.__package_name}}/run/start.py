@@ -13,7 +13,7 @@ from typing import TypeVar
 from filelock import FileLock
 
 from ..distributed.devices import Devices
-from ..distributed.program import check_address, package_name
+from ..distributed.program import package_name
 from ..settings.errors import SettingError
 from ..settings.run_config import RunConfig
 from .trackers import check_tracker
@@ -29,8 +29,6 @@ def check_settings(config: RunConfig, devices: Devices) -> None:
             installed, or processes or DataLoader workers cannot be reached.
     """
     config.gradient_accumulation_steps(devices.data_parallel_size)
-    if not config.plan_only:
-        check_address(devices.world_size)
     check_tracker(config)
     if config.num_workers:
         _try_socket()

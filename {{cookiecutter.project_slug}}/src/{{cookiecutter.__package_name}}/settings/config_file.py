@@ -1,7 +1,7 @@
 """The settings of a run as `config.yaml`, and as flags on top of such a file."""
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import TypeVar
@@ -23,14 +23,26 @@ def as_yaml(config: RunConfig) -> str:
     return yaml.safe_dump(config.saved(), sort_keys=False)
 
 
-def load_config(settings: type[Config], file: Path) -> Config:
+def read_text(file: Path) -> str:
+    """Return the text of a file in UTF-8."""
+    return file.read_text(encoding="utf-8")
+
+
+def load_config(
+    settings: type[Config], file: Path, read: Callable[[Path], str] = read_text
+) -> Config:
     """Return the settings in a `config.yaml`; those not in it have their defaults.
+
+    Args:
+        settings: Their class.
+        file: The file.
+        read: What reads it.
 
     Raises:
         SettingError: the file cannot be read, or has an unknown setting or a wrong value.
     """
     try:
-        values = yaml.safe_load(file.read_text(encoding="utf-8"))
+        values = yaml.safe_load(read(file))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         reason = " ".join(str(error).split())
         raise SettingError(f"config {file} cannot be read: {reason}") from error
@@ -58,7 +70,11 @@ def _as_flag(settings: type[RunConfig], name: str, value: object) -> list[str]:
     return [f"--{flag}", "no" if value is False else str(value)]
 
 
-def parse_config(settings: type[Config], argv: Sequence[str] | None = None) -> Config:
+def parse_config(
+    settings: type[Config],
+    argv: Sequence[str] | None = None,
+    read: Callable[[Path], str] = read_text,
+) -> Config:
     """Return the settings from flags; `--config FILE` gives defaults that flags override.
 
     Raises:
@@ -76,7 +92,7 @@ def parse_config(settings: type[Config], argv: Sequence[str] | None = None) -> C
             flags = {text.partition("=")[0].replace("_", "-") for text in arguments}
             if "--config" in flags:
                 raise SettingError("--config was given twice; give one file, and flags beside it")
-            default = load_config(settings, Path(file))
+            default = load_config(settings, Path(file), read)
             if "--epochs" in flags:
                 default = replace(default, max_steps=None)  # It would override the flag.
             break

@@ -48,13 +48,13 @@ def errors_in_one_line() -> Iterator[None]:
         yield
     except (SettingError, RunError) as error:
         _print_once(f"error: {error}")
-        raise SystemExit(2 if isinstance(error, SettingError) else 1) from None
+        raise SystemExit(2 if isinstance(error, SettingError) else 1) from error
     except RuntimeError as error:
         advice = nondeterministic_operation(error)
         if advice is None:
             raise
         _print_once(f"error: {advice}")
-        raise SystemExit(2) from None
+        raise SystemExit(2) from error
     except KeyboardInterrupt:
         _print_once("interrupted; the latest complete checkpoint is kept")
         # Wait neither for the thread that writes a checkpoint nor for ranks that have exited.

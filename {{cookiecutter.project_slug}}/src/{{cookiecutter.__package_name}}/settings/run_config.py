@@ -19,7 +19,7 @@ Tracker = Literal["none", "tensorboard", "wandb", "mlflow", "trackio"]
 # A function of the user may change the current folder.
 START_FOLDER = Path.cwd()
 # Not in config.yaml: they only say where the run is stored and how it is started.
-NOT_SAVED = ("run_dir", "resume", "allow_changes", "plan_only", "num_processes")
+NOT_SAVED = (*("run_dir", "resume", "allow_changes", "join_seconds", "plan_only", "num_processes"),)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,6 +91,9 @@ class RunConfig:
 
     The fp16 loss scaler skips overflowing steps in any case; those are not counted.
     """
+
+    join_seconds: Annotated[int, Ge(1)] = 120
+    """Seconds in which all processes of the run must be there."""
 
     stop_exit_code: Annotated[int, Ge(0), Lt(256)] = 0
     """Exit code of a run that a signal stopped with a checkpoint, for a job script to requeue."""
