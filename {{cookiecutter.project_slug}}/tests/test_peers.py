@@ -288,6 +288,24 @@ def test_a_rank_lost_before_training_ends_the_wait_of_the_others(
     others.leave()
 
 
+def test_an_error_before_training_ends_the_wait_of_the_others(
+    launcher: pytest.MonkeyPatch,
+) -> None:
+    store = dist.HashStore()  # type: ignore[attr-defined]
+    launcher.setattr(peers, "connect", lambda *_: store)
+    launcher.setattr(heartbeat, "HEARTBEAT_SECONDS", 0.2)
+    prefix = f"{PACKAGE}/0"
+    for key in ("joined", "alive/0"):
+        store.add(f"{prefix}/{key}", 1)
+    store.set(f"{prefix}/host/0", socket.gethostname())
+    others = Peers()
+    others.join(1)
+    store.set(f"{prefix}/error", '[2, "rank 0 on a: data.py: no files"]')
+    with pytest.raises(SettingError, match="^rank 0 on a: data.py: no files$"):
+        others.wait_until_ready()
+    others.leave()
+
+
 def test_a_rank_that_hangs_ends_after_the_error_of_another(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

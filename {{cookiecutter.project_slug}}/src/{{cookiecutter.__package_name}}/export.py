@@ -6,6 +6,7 @@ A model that cannot be traced is an error that says where in `model.py`.
 import importlib.util
 import io
 import logging
+import shutil
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -94,8 +95,12 @@ def _write(program: torch.export.ExportedProgram, file: Path) -> None:
     content = io.BytesIO()
     torch.export.save(program, content)
     part = file.with_name(PART.format(file.name))
+    content.seek(0)
     with _writing(file):
-        part.write_bytes(content.getbuffer())
+        # Not `write_bytes(content.getbuffer())`: after a failed write, Python 3.12.1 crashes when it
+        # collects the view.
+        with part.open("wb") as output:
+            shutil.copyfileobj(content, output)
         rename_synced(part, file)
 
 
