@@ -27,6 +27,7 @@ from my_run.distributed.devices import Devices
 from my_run.distributed.failures import (
     failing_together,
     is_of_communication,
+    lost_peers_named,
 )
 from my_run.distributed.heartbeat import (
     Heartbeat,
@@ -399,6 +400,16 @@ def test_an_error_of_communication_is_known_by_its_words() -> None:
     assert is_of_communication(dist.DistBackendError("timeout"))
     for error in (RuntimeError("size mismatch"), ValueError("gloo"), None):
         assert not is_of_communication(error)
+
+
+def test_an_error_of_communication_outside_the_loop_is_a_run_error(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(Peers, "explain", lambda self, error: f"lost rank 1: {error}")
+    with pytest.raises(RunError, match="^lost rank 1: gloo: closed$"), lost_peers_named():
+        raise RuntimeError("gloo: closed")
+    with pytest.raises(RuntimeError, match="^size mismatch$"), lost_peers_named():
+        raise RuntimeError("size mismatch")
 
 
 def test_a_traceback_comes_before_the_others_are_told(
