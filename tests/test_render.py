@@ -31,18 +31,23 @@ from .soundness import (
 )
 
 FILES = """
+    .dockerignore
     .gitattributes
     .gitignore
     .pre-commit-config.yaml
     AGENTS.md
     CITATION.cff
+    Dockerfile
     LICENSE
     README.md
     launch/all_gpus.yaml
     launch/cpu_two_processes.yaml
     launch/fsdp2.yaml
     launch/one_gpu.yaml
+    launch/skypilot.yaml
     launch/slurm.sbatch
+    launch/training_runtime.yaml
+    launch/trainjob.yaml
     launch/two_machines.yaml
     noxfile.py
     pyproject.toml

@@ -1,0 +1,1 @@
+"""The files for Kubernetes, SkyPilot and Docker: read by their libraries, and run."""
