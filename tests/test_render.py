@@ -66,7 +66,9 @@ FILES = """
     src/my_run/checkpoint/checkpoints.py
     src/my_run/checkpoint/data_info.py
     src/my_run/checkpoint/progress.py
+    src/my_run/checkpoint/replicated.py
     src/my_run/checkpoint/resume.py
+    src/my_run/checkpoint/sharded.py
     src/my_run/checkpoint/state.py
     src/my_run/checkpoint/store.py
     src/my_run/checkpoint/weights.py
@@ -85,6 +87,7 @@ FILES = """
     src/my_run/distributed/peers.py
     src/my_run/distributed/reachable.py
     src/my_run/distributed/rendezvous.py
+    src/my_run/distributed/shards.py
     src/my_run/distributed/signal_watch.py
     src/my_run/distributed/signals.py
     src/my_run/distributed/slurm.py
@@ -141,6 +144,7 @@ FILES = """
     src/my_run/settings/errors.py
     src/my_run/settings/output.py
     src/my_run/settings/run_config.py
+    src/my_run/settings/start_up.py
     src/my_run/train.py
     tests/__init__.py
     tests/conftest.py
@@ -165,6 +169,7 @@ FILES = """
     tests/test_schedule.py
     tests/test_slurm.py
     tests/test_starter.py
+    tests/test_start_up.py
     tests/test_step.py
     tests/test_surroundings.py
     tests/test_train.py

@@ -5,13 +5,13 @@ from pathlib import Path
 
 import pytest
 
-from my_run.distributed.launch import with_num_processes
 from my_run.settings.config_file import (
     as_yaml,
     load_config,
     parse_config,
 )
 from my_run.settings.errors import SettingError
+from my_run.settings.start_up import with_num_processes
 
 from .launching import launch
 from .tiny.config import TrainConfig

@@ -38,7 +38,7 @@ def test_the_curves_show_every_line_of_the_log(single_run: Path, drawn: list[Fig
 
 def test_a_run_draws_its_own_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     drawn: list[dict[str, Any]] = []
-    monkeypatch.setattr(summary, "draw_curves", lambda lines, file: drawn.extend(lines))
+    monkeypatch.setattr(curves, "draw_curves", lambda lines, file: drawn.extend(lines))
     run_train(tmp_path, "--max-steps", 2, "--tracker", "none", program="reference.single")
 
     assert [(line["split"], line["step"]) for line in drawn] == [

@@ -302,7 +302,7 @@ def test_an_error_before_training_ends_the_wait_of_the_others(
     others = Peers()
     others.join(1)
     store.set(f"{prefix}/error", '[2, "rank 0 on a: data.py: no files"]')
-    with pytest.raises(SettingError, match="^rank 0 on a: data.py: no files$"):
+    with pytest.raises(SettingError, match=r"^rank 0 on a: data.py: no files$"):
         others.wait_until_ready()
     others.leave()
 
@@ -406,9 +406,9 @@ def test_an_error_of_communication_outside_the_loop_is_a_run_error(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(Peers, "explain", lambda self, error: f"lost rank 1: {error}")
-    with pytest.raises(RunError, match="^lost rank 1: gloo: closed$"), lost_peers_named():
+    with pytest.raises(RunError, match=r"^lost rank 1: gloo: closed$"), lost_peers_named():
         raise RuntimeError("gloo: closed")
-    with pytest.raises(RuntimeError, match="^size mismatch$"), lost_peers_named():
+    with pytest.raises(RuntimeError, match=r"^size mismatch$"), lost_peers_named():
         raise RuntimeError("size mismatch")
 
 

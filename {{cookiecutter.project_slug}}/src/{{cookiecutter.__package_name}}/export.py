@@ -97,8 +97,8 @@ def _write(program: torch.export.ExportedProgram, file: Path) -> None:
     part = file.with_name(PART.format(file.name))
     content.seek(0)
     with _writing(file):
-        # Not `write_bytes(content.getbuffer())`: after a failed write, Python 3.12.1 crashes when it
-        # collects the view.
+        # Not `write_bytes(content.getbuffer())`: after a failed write, Python 3.12.1 crashes when
+        # it collects the view.
         with part.open("wb") as output:
             shutil.copyfileobj(content, output)
         rename_synced(part, file)

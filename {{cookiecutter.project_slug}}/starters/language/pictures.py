@@ -2,11 +2,9 @@
 
 import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.colors import Normalize
-from matplotlib.figure import Figure
 
 from .batches.evaluation import Evaluation
 from .data import Blocks, DataInfo, to_text
@@ -14,11 +12,14 @@ from .data import Blocks, DataInfo, to_text
 PREDICTIONS_FILE = "predictions.png"
 NUM_SHOWN, NUM_LINES, LINE_LENGTH = 5, 2, 64
 # In nats: log(256) is a guess among all bytes.
-LOSS_RANGE = Normalize(vmin=0, vmax=5.5, clip=True)
+HIGHEST_LOSS = 5.5
 
 
 def draw_pictures(folder: Path, test_set: Blocks, test: Evaluation, info: DataInfo) -> None:
     """Save the loss by length of context, beside test samples colored by their loss, as PNG."""
+    # Not at the top: training need not wait for it.
+    from matplotlib.figure import Figure
+
     losses = test.scores["token_losses"].float()
     figure = Figure(figsize=(13, 5.6), dpi=150, layout="constrained")
     left, right = figure.subplots(1, 2, width_ratios=(1, 1.6), squeeze=False)[0]
@@ -39,10 +40,10 @@ def draw_pictures(folder: Path, test_set: Blocks, test: Evaluation, info: DataIn
     figure.savefig(folder / PREDICTIONS_FILE)
 
 
-def _draw_line(axes: Axes, tokens: list[int], losses: list[float], *, y: float) -> None:
+def _draw_line(axes: Any, tokens: list[int], losses: list[float], *, y: float) -> None:
     """Draw bytes in one line, each on a background that shows its loss."""
     for column, (token, loss) in enumerate(zip(tokens, losses, strict=True)):
-        sign = to_text([token])
+        sign, opacity = to_text([token]), min(loss / HIGHEST_LOSS, 1.0)
         axes.text(
             column / LINE_LENGTH,
             y,
@@ -51,5 +52,5 @@ def _draw_line(axes: Axes, tokens: list[int], losses: list[float], *, y: float) 
             fontsize=9,
             parse_math=False,
             transform=axes.transAxes,
-            bbox={"facecolor": (0.96, 0.52, 0.09, LOSS_RANGE(loss)), "linewidth": 0, "pad": 1},
+            bbox={"facecolor": (0.96, 0.52, 0.09, opacity), "linewidth": 0, "pad": 1},
         )

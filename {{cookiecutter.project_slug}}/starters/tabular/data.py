@@ -16,7 +16,6 @@ import numpy as np
 import pandas as pd
 import torch
 from numpy.typing import NDArray
-from sklearn.datasets import load_breast_cancer
 from torch import Tensor
 from torch.utils.data import TensorDataset
 
@@ -94,6 +93,8 @@ def load_split(
 def read_data(config: TrainConfig) -> tuple[pd.DataFrame, Array]:
     """Return the columns to predict from, and the target: text for classes, otherwise float64."""
     if config.data_file is None:
+        from sklearn.datasets import load_breast_cancer  # Takes a second, and own files need none.
+
         data = load_breast_cancer(as_frame=True)
         table, name = data.data.assign(diagnosis=data.target_names[data.target]), "diagnosis"
     else:

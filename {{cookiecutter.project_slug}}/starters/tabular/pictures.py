@@ -3,9 +3,6 @@
 from pathlib import Path
 from typing import Any
 
-from matplotlib.figure import Figure
-from sklearn.metrics import ConfusionMatrixDisplay, PredictionErrorDisplay, RocCurveDisplay
-
 from .batches.evaluation import Evaluation
 from .data import DataInfo
 
@@ -16,6 +13,10 @@ MOST_NAMES = 20
 
 def draw_pictures(folder: Path, test_set: Any, test: Evaluation, info: DataInfo) -> None:
     """Save ROC curves beside the confusion matrix; or true numbers and residuals, as PNG."""
+    # Not at the top: training need not wait for it.
+    from matplotlib.figure import Figure
+    from sklearn.metrics import ConfusionMatrixDisplay, PredictionErrorDisplay, RocCurveDisplay
+
     scores = {name: values.numpy() for name, values in test.scores.items()}
     figure = Figure(figsize=(12, 5.6), dpi=150, layout="constrained")
     figure.suptitle(f"{test.num_samples} test samples", weight="bold")

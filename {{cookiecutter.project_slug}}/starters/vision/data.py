@@ -25,8 +25,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
-from sklearn.datasets import load_digits
-from sklearn.model_selection import train_test_split
 from torch import Tensor
 from torch.utils.data import Dataset
 
@@ -125,6 +123,8 @@ def load_split(
     Raises:
         SettingError: the folder has other classes than `info`.
     """
+    from sklearn.model_selection import train_test_split  # Takes a second; `predict` needs none.
+
     pixels, names = load_images(config)
     if sorted(set(names)) != info["classes"]:
         raise SettingError(f"data_dir {config.data_dir} has other classes than the run's data.json")
@@ -143,6 +143,8 @@ def load_images(config: TrainConfig) -> tuple[Array, list[str]]:
     if config.data_dir is None:
         if config.image_size is not None:
             raise SettingError("image_size is for the images of a folder; add --data-dir FOLDER")
+        from sklearn.datasets import load_digits
+
         digits = load_digits()
         return digits.images[:, np.newaxis] / 16, list(map(str, digits.target))
     files = find_images(config.data_dir)

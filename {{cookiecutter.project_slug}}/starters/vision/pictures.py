@@ -3,8 +3,6 @@
 from pathlib import Path
 
 import numpy as np
-from matplotlib.figure import Figure
-from sklearn.metrics import ConfusionMatrixDisplay
 
 from .batches.evaluation import Evaluation
 from .data import DataInfo, Images
@@ -17,6 +15,10 @@ MOST_NUMBERS = 20
 
 def draw_pictures(folder: Path, test_set: Images, test: Evaluation, info: DataInfo) -> None:
     """Save samples with their predictions, mistakes first, beside the confusion matrix, as PNG."""
+    # Not at the top: training need not wait for it.
+    from matplotlib.figure import Figure
+    from sklearn.metrics import ConfusionMatrixDisplay
+
     short = [name if len(name) <= 12 else f"{name[:11]}…" for name in info["classes"]]
     names = [name.replace("$", r"\$") for name in short]  # No formulas.
     targets = test_set.targets.numpy()

@@ -2,28 +2,21 @@
 
 from collections.abc import Mapping
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.checkpoint.state_dict import (
-    StateDictOptions,
-    get_model_state_dict,
-    get_optimizer_state_dict,
-    set_model_state_dict,
-    set_optimizer_state_dict,
-)
 from torch.optim import Optimizer
 
 from ..distributed.collectives import broadcast_from_rank_0
 from ..distributed.devices import Devices
 from ..exact.average import WeightAverage
 from ..settings.errors import SettingError
+from . import replicated
 from .progress import Progress
 from .store import OPTIMIZER_FILE, StateTensors, read_tensors
 from .weights import AVERAGE_FILE, WEIGHTS_FILE
-
-FULL = StateDictOptions(full_state_dict=True, cpu_offload=True)
 
 
 class TrainingState:
@@ -41,9 +34,13 @@ class TrainingState:
         average: WeightAverage | None = None,
     ) -> None:
         self.is_main_process = devices.is_main_process
-        self.world_size = devices.world_size
         self.is_on_cpu = devices.device.type == "cpu"
         self.is_sharded = devices.strategy == "fsdp2"
+        self._layout: ModuleType = replicated
+        if self.is_sharded:  # Not at the top: it takes half a second to import.
+            from . import sharded
+
+            self._layout = sharded
         self.model = model
         self.optimizer = optimizer
         self.average = average or WeightAverage(model, decay=0.0)
@@ -53,7 +50,7 @@ class TrainingState:
         """Return CPU copies of the full weights on rank 0, named as in the unwrapped model."""
         if not (self.is_main_process or self.is_sharded):
             return {}
-        return self._copied(get_model_state_dict(self.model, options=FULL))
+        return self._copied(self._layout.model_weights(self.model))
 
     def averaged_weights(self) -> dict[str, Tensor]:
         """Return CPU copies of the averaged weights on rank 0; of the weights if there is none."""
@@ -72,8 +69,7 @@ class TrainingState:
             # Before the first step: PyTorch would initialize it by a step with zero gradients.
             return {}
         # Empty on the ranks that only contribute their shards.
-        state: dict[str, Any] = get_optimizer_state_dict(self.model, self.optimizer, options=FULL)
-        return self._copied(_flat(state.get("state", {})))
+        return self._copied(_flat(self._layout.optimizer_state(self.model, self.optimizer)))
 
     def _copied(self, tensors: Mapping[str, Any]) -> dict[str, Tensor]:
         """Return tensors in CPU memory that training does not write to."""
@@ -100,8 +96,8 @@ class TrainingState:
             return
         files: dict[str, dict[str, Tensor]] = {}
         weights: dict[str, Any] = {}
-        optimizer_state: dict[str, Any] = get_optimizer_state_dict(self.model, self.optimizer)
-        expected = optimizer_state["state"]
+        expected = self._layout.initial_state(self.model, self.optimizer)
+        state: dict[str, dict[str, Any]] = {}
         without_state: list[str] = []
         if self.is_main_process:
             assert checkpoint is not None
@@ -114,21 +110,20 @@ class TrainingState:
             with_state = {name: state for name, state in expected.items() if name in saved}
             _check_fit(checkpoint / OPTIMIZER_FILE, moments, _flat(with_state))
             # Learning rate, weight decay and such come from the settings, not from the file.
-            optimizer_state["state"] = {
-                name: saved[name] if name in saved else _zeros_like(state)
-                for name, state in expected.items()
+            state = {
+                name: saved[name] if name in saved else _zeros_like(values)
+                for name, values in expected.items()
             }
-        options = StateDictOptions(full_state_dict=True, broadcast_from_rank0=self.world_size > 1)
         has_average = broadcast_from_rank_0(AVERAGE_FILE in files)
         if has_average and self.average.decay:
             averaged: dict[str, Any] = dict(files.get(AVERAGE_FILE, {}))
-            set_model_state_dict(self.model, averaged, options=options)
+            self._layout.load_weights(self.model, averaged)
             self.average.start_from_model()
-        set_model_state_dict(self.model, weights, options=options)
+        self._layout.load_weights(self.model, weights)
         if not has_average:
             self.average.start_from_model()
         if expected:
-            set_optimizer_state_dict(self.model, self.optimizer, optimizer_state, options=options)
+            self._layout.load_optimizer_state(self.model, self.optimizer, state)
         parameters = dict(self.model.named_parameters())
         for name in broadcast_from_rank_0(without_state):
             del self.optimizer.state[parameters[name]]

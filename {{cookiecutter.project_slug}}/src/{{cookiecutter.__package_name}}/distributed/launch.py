@@ -7,16 +7,14 @@ import os
 import signal
 import sys
 from collections.abc import Callable
-from dataclasses import make_dataclass
-from typing import Annotated, Any, TypeVar
+from typing import Any, TypeVar
 
 import torch
-import tyro
-from annotated_types import Ge
 
 from ..settings.config_file import parse_config
 from ..settings.errors import SettingError, errors_in_one_line
 from ..settings.run_config import RunConfig
+from ..settings.start_up import with_num_processes
 from .failures import failing_together, lost_peers_named
 from .peers import PEERS
 from .process_group import leave_process_group
@@ -65,20 +63,6 @@ def _train(train: Callable[[Config], None], config: Config) -> None:
     leave_process_group()
     if WATCH.has_stopped_run:
         sys.exit(config.stop_exit_code)
-
-
-def with_num_processes(settings: type[Config]) -> type[Config]:
-    """Return `settings` with the flag --num-processes."""
-    text = "Processes to start; None is one per GPU, or two on a CPU."
-    kind = Annotated[int | None, Ge(1), tyro.conf.arg(help=text)]
-    return make_dataclass(
-        settings.__name__,
-        [("num_processes", kind, None)],
-        bases=(settings,),
-        namespace={"__doc__": settings.__doc__},
-        frozen=True,
-        kw_only=True,
-    )
 
 
 def _default_num_processes(config: RunConfig) -> int:

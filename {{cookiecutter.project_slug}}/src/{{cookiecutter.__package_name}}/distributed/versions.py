@@ -10,6 +10,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from .shards import sharded_modules
+
 
 def start_all_gather(output: Tensor, part: Tensor) -> Any:
     """Start to gather the ranks' parts in `output`, one after the other; return its `Work`.
@@ -42,11 +44,8 @@ def divide_after_reduce_scatter(model: nn.Module) -> None:
 
     In torch 2.8, gloo's reduce-scatter sums where FSDP2 asks for the mean.
     """
-    from torch.distributed.fsdp import FSDPModule
-
-    for module in model.modules():
-        if isinstance(module, FSDPModule):
-            module.set_force_sum_reduction_for_comms(True)
+    for module in sharded_modules(model):
+        module.set_force_sum_reduction_for_comms(True)
 
 
 def torchrun_flags(signals: Iterable[signal.Signals]) -> list[str]:

@@ -6,7 +6,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.fsdp import FSDPModule
+
+from ..distributed.shards import sharded_modules
 
 
 class WeightAverage:
@@ -20,7 +21,7 @@ class WeightAverage:
         self.decay = decay
         self._weights = [_local(p) for p in model.parameters() if p.requires_grad and decay]
         self._average = [weight.clone() for weight in self._weights]
-        self._shards = [module for module in model.modules() if isinstance(module, FSDPModule)]
+        self._shards = sharded_modules(model)
 
     def add(self, step: int) -> None:
         """Add the weights after optimizer step `step`, counted from 1.

@@ -12,10 +12,10 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed import GradBucket  # type: ignore[attr-defined]
-from torch.distributed.fsdp import FSDPModule
 from torch.nn.parallel import DistributedDataParallel
 
 from ..batches.plan import Plan
+from ..distributed.shards import sharded_modules
 from ..distributed.versions import set_reduce_scatter, start_all_gather
 from .fsdp2 import OrderedReduceScatter
 from .tree import TreeSum, sum_rows
@@ -33,9 +33,7 @@ class GradientSum:
             return
         num_passes = plan.gradient_accumulation_steps
         self.is_ddp = isinstance(parallel_model, DistributedDataParallel)
-        self.shards = [
-            module for module in parallel_model.modules() if isinstance(module, FSDPModule)
-        ]
+        self.shards = sharded_modules(parallel_model)
         self.parameters = [p for p in parallel_model.parameters() if p.requires_grad]
         self.positions = {id(parameter): i for i, parameter in enumerate(self.parameters)}
         self.has_gradient = [False] * len(self.parameters)

@@ -12,7 +12,6 @@ from matplotlib.ticker import LogFormatter
 
 from .metrics_file import OWN_NAMES
 
-CURVES_FILE = "curves.png"
 STYLE: dict[Any, Any] = {
     "font.size": 11,
     "axes.spines.top": False,

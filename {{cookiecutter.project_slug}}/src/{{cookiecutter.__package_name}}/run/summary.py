@@ -14,11 +14,11 @@ from ..checkpoint.atomic import write_json
 from ..checkpoint.progress import Progress
 from ..checkpoint.weights import WEIGHTS_FILE, save_weights
 from ..settings.errors import in_one_line
-from .curves import CURVES_FILE, draw_curves
 from .folder import PICTURES_FOLDER, SUMMARY_FILE, RunFolder
 from .metrics_file import read_metrics
 from .tables import print_table, shown
 
+CURVES_FILE = "curves.png"
 DrawPictures = Callable[[Path, Any, Evaluation, dict[str, Any]], None]
 
 
@@ -84,6 +84,8 @@ def draw_safely(
             draw_pictures(folder, test_set, test, run_folder.info)
 
     def draw_log() -> None:
+        from .curves import draw_curves  # Not at the top: training need not wait for Matplotlib.
+
         draw_curves(read_metrics(run_folder.path), run_folder.path / CURVES_FILE)
 
     failures = []

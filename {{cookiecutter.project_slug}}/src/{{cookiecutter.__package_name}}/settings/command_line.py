@@ -20,6 +20,7 @@ def parse_command_line(
     *,
     default: Settings | Any = tyro.MISSING_NONPROP,
     description: str = "",
+    program: str | None = None,
 ) -> Settings:
     """Return the dataclass `settings`, filled from flags by tyro.
 
@@ -27,13 +28,14 @@ def parse_command_line(
         SettingError: an unknown flag, or a value of the wrong type.
     """
     main_spec = sys.modules["__main__"].__spec__
+    program = program or (main_spec.name if main_spec else None)
     errors = io.StringIO()
     try:
         with contextlib.redirect_stderr(errors):
             return tyro.cli(
                 settings,
                 args=argv,
-                prog=f"python -m {main_spec.name}" if main_spec else None,
+                prog=f"python -m {program}" if program else None,
                 description=f"{settings.__doc__}\n\n{description}".strip(),
                 default=default,
             )

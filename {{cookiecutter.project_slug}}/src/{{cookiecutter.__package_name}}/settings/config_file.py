@@ -74,8 +74,15 @@ def parse_config(
     settings: type[Config],
     argv: Sequence[str] | None = None,
     read: Callable[[Path], str] = read_text,
+    program: str | None = None,
 ) -> Config:
     """Return the settings from flags; `--config FILE` gives defaults that flags override.
+
+    Args:
+        settings: Their class.
+        argv: The flags; None is those of the command line.
+        read: What reads the file.
+        program: Name of the module for `--help`; None is the one that `python -m` started.
 
     Raises:
         SettingError: a flag, the file or a value is wrong.
@@ -96,4 +103,6 @@ def parse_config(
             if "--epochs" in flags:
                 default = replace(default, max_steps=None)  # It would override the flag.
             break
-    return parse_command_line(settings, arguments, default=default, description=DESCRIPTION)
+    return parse_command_line(
+        settings, arguments, default=default, description=DESCRIPTION, program=program
+    )
