@@ -7,7 +7,7 @@ import pytest
 from matplotlib.figure import Figure
 from numpy.testing import assert_array_equal
 
-from my_run.run import curves, summary
+from my_run.run import curves
 
 from .launching import read_metrics, run_train
 

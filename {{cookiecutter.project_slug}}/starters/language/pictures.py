@@ -17,8 +17,7 @@ HIGHEST_LOSS = 5.5
 
 def draw_pictures(folder: Path, test_set: Blocks, test: Evaluation, info: DataInfo) -> None:
     """Save the loss by length of context, beside test samples colored by their loss, as PNG."""
-    # Not at the top: training need not wait for it.
-    from matplotlib.figure import Figure
+    from matplotlib.figure import Figure  # Not at the top: training need not wait for it.
 
     losses = test.scores["token_losses"].float()
     figure = Figure(figsize=(13, 5.6), dpi=150, layout="constrained")

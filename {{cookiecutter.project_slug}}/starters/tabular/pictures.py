@@ -13,8 +13,7 @@ MOST_NAMES = 20
 
 def draw_pictures(folder: Path, test_set: Any, test: Evaluation, info: DataInfo) -> None:
     """Save ROC curves beside the confusion matrix; or true numbers and residuals, as PNG."""
-    # Not at the top: training need not wait for it.
-    from matplotlib.figure import Figure
+    from matplotlib.figure import Figure  # Not at the top: training need not wait for it.
     from sklearn.metrics import ConfusionMatrixDisplay, PredictionErrorDisplay, RocCurveDisplay
 
     scores = {name: values.numpy() for name, values in test.scores.items()}

@@ -40,8 +40,7 @@ SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".pgm", ".ppm", ".tif", ".t
 TEST_PART, VALIDATION_PART = 0.2, 0.1
 FEWEST = 10
 SPLIT_NAMES = {"train", "training", "val", "valid", "validation", "test"}
-# Not --seed: the splits belong to the data set, not to the run.
-SPLIT_SEED = 0
+SPLIT_SEED = 0  # Not --seed: the splits belong to the data set, not to the run.
 
 
 class Images(Dataset[tuple[Tensor, Tensor]]):
@@ -131,21 +130,19 @@ def load_split(
     targets = np.array([info["classes"].index(name) for name in names])
     parts, rest = {}, np.arange(len(names))
     for name, part in (("test", TEST_PART), ("validation", VALIDATION_PART)):
-        size = math.ceil(part * len(names))
-        rest, parts[name] = train_test_split(
-            rest, test_size=size, stratify=targets[rest], random_state=SPLIT_SEED
-        )
+        chosen = {"test_size": math.ceil(part * len(names)), "random_state": SPLIT_SEED}
+        rest, parts[name] = train_test_split(rest, stratify=targets[rest], **chosen)
     return Images(pixels, targets, parts.get(split, rest), augmented=augmented)
 
 
 def load_images(config: TrainConfig) -> tuple[Array, list[str]]:
     """Return all images, (images, channels, size, size), and the name of the class of each."""
     if config.data_dir is None:
+        from sklearn import datasets
+
         if config.image_size is not None:
             raise SettingError("image_size is for the images of a folder; add --data-dir FOLDER")
-        from sklearn.datasets import load_digits
-
-        digits = load_digits()
+        digits = datasets.load_digits()
         return digits.images[:, np.newaxis] / 16, list(map(str, digits.target))
     files = find_images(config.data_dir)
     names = [file.relative_to(config.data_dir).parts[0] for file in files]

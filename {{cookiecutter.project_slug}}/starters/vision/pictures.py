@@ -15,8 +15,7 @@ MOST_NUMBERS = 20
 
 def draw_pictures(folder: Path, test_set: Images, test: Evaluation, info: DataInfo) -> None:
     """Save samples with their predictions, mistakes first, beside the confusion matrix, as PNG."""
-    # Not at the top: training need not wait for it.
-    from matplotlib.figure import Figure
+    from matplotlib.figure import Figure  # Not at the top: training need not wait for it.
     from sklearn.metrics import ConfusionMatrixDisplay
 
     short = [name if len(name) <= 12 else f"{name[:11]}…" for name in info["classes"]]
