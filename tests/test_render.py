@@ -124,6 +124,7 @@ FILES = """
     src/my_run/run/metrics_file.py
     src/my_run/run/peak_flops.py
     src/my_run/run/plan_table.py
+    src/my_run/run/profiling.py
     src/my_run/run/run.py
     src/my_run/run/run_dir.py
     src/my_run/run/schedule.py
@@ -162,6 +163,7 @@ FILES = """
     tests/test_launch.py
     tests/test_peers.py
     tests/test_placement.py
+    tests/test_profiling.py
     tests/test_references.py
     tests/test_resume.py
     tests/test_run.py

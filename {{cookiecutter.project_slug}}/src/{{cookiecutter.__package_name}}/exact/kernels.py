@@ -13,6 +13,8 @@ def use_deterministic_kernels(devices: Devices) -> None:
         return
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(True)
+    # It would also fill new memory with NaN, which only finds mistakes: 900 calls in a small step.
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     torch.backends.cudnn.benchmark = False
     # The sums inside a CPU kernel depend on the number of threads.
     torch.set_num_threads(1)

@@ -3,7 +3,6 @@
 import sys
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
-from types import TracebackType
 from typing import Any, Literal, Self
 
 from torch import Tensor
@@ -18,6 +17,7 @@ from ..settings.errors import RunError, SettingError
 from .folder import RunFolder
 from .log import RunLog
 from .metrics_file import METRICS_FILE
+from .profiling import StepProfiler
 from .stopwatch import Stopwatch
 from .summary import DrawPictures, draw_safely, print_results, summarize_run, write_results
 from .trial import Trial
@@ -68,22 +68,19 @@ class Run(AbstractContextManager["Run"]):
             self.stopwatch = Stopwatch(start.train_seconds, self.plan.devices.device)
             log = RunLog(self.plan, self.folder, self.stopwatch, self.trial, self.items)
             self.log = parts.enter_context(log)
+            self.profiler = parts.enter_context(StepProfiler(self.plan, run_dir))
             self.stopwatch.start()
             self._parts = parts.pop_all()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self._parts.__exit__(kind, error, traceback)
+    def __exit__(self, *error: Any) -> None:
+        self._parts.__exit__(*error)
 
     def advance(self, step: int) -> None:
         """Count `step` as done."""
         self.steps_done = step
         self.log.advance(step)
+        self.profiler.step()
         if step == self.plan.start_step + 2:
             warn_about_buffers(self.state.model, self.plan.devices)
 

@@ -17,7 +17,7 @@ LOCK_FILE = ".lock"
 # What a run writes beside its config.yaml.
 RUN_FILES = (
     *("checkpoints", "curves.png", "data.json", "environment.json", "export", "metrics.jsonl"),
-    *("model.safetensors", "pictures", "summary.json", "tracker.json"),
+    *("model.safetensors", "pictures", "summary.json", "trace.json", "tracker.json"),
 )
 
 

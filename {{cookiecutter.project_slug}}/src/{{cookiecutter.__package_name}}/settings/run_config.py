@@ -19,7 +19,10 @@ Tracker = Literal["none", "tensorboard", "wandb", "mlflow", "trackio"]
 # A function of the user may change the current folder.
 START_FOLDER = Path.cwd()
 # Not in config.yaml: they only say where the run is stored and how it is started.
-NOT_SAVED = (*("run_dir", "resume", "allow_changes", "join_seconds", "plan_only", "num_processes"),)
+NOT_SAVED = (
+    *("run_dir", "resume", "allow_changes", "join_seconds", "profile", "plan_only"),
+    "num_processes",
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,6 +103,9 @@ class RunConfig:
 
     tracker: Tracker = "tensorboard"
     """Where metrics go besides metrics.jsonl; wandb, mlflow and trackio are extras to install."""
+
+    profile: bool = False
+    """Record three of the first steps in trace.json, and print the dearest operations."""
 
     plan_only: Annotated[bool, tyro.conf.arg(name="plan")] = False
     """Print the plan (devices, batch arithmetic, steps) and exit."""
