@@ -295,6 +295,7 @@ def test_an_error_before_training_ends_the_wait_of_the_others(
     store = dist.HashStore()  # type: ignore[attr-defined]
     launcher.setattr(peers, "connect", lambda *_: store)
     launcher.setattr(heartbeat, "HEARTBEAT_SECONDS", 0.2)
+    launcher.setattr(heartbeat, "leave_with", lambda *_: None)  # It would end this process.
     prefix = f"{PACKAGE}/0"
     for key in ("joined", "alive/0"):
         store.add(f"{prefix}/{key}", 1)
