@@ -2,8 +2,6 @@
 
 import os
 import re
-import shutil
-import signal
 import subprocess
 import time
 from collections.abc import Callable
@@ -11,9 +9,9 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from types import TracebackType
 
-HUB, NODES = "hub", ("node-a", "node-b")
-ADDRESSES = {HUB: "10.78.0.1", "node-a": "10.78.0.2", "node-b": "10.78.0.3"}
-PROGRAMS = ("munged", "slurmctld", "slurmd", "srun", "ip", "nsenter")
+from .network import ADDRESSES, HUB, MACHINES, PROGRAMS, Network, kill_all_on, obstacle, on
+
+DAEMONS = ("munged", "slurmctld", "slurmd", "srun")
 # Of a job that Slurm has not done with.
 UNFINISHED = {"PENDING", "RUNNING", "COMPLETING", "CONFIGURING", "SUSPENDED", "REQUEUED"}
 START_SECONDS, JOB_SECONDS = 20.0, 120.0
@@ -46,12 +44,9 @@ PartitionName=urgent Nodes=ALL MaxTime=1-0 PriorityTier=10 PreemptMode=OFF
 """
 
 
-def obstacle() -> str | None:
+def slurm_obstacle() -> str | None:
     """Return why no Slurm can be started here; None if one can."""
-    if os.name != "posix" or os.geteuid() != 0:
-        return "it needs Linux, and root, for network namespaces"
-    missing = [name for name in PROGRAMS if shutil.which(name) is None]
-    return f"not installed: {', '.join(missing)}" if missing else None
+    return obstacle((*PROGRAMS, *DAEMONS))
 
 
 class Slurm(AbstractContextManager["Slurm"]):
@@ -59,12 +54,13 @@ class Slurm(AbstractContextManager["Slurm"]):
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self._network = Network()
         self._environment = os.environ | {"SLURM_CONF": str(folder / "slurm.conf")}
         self._daemons: dict[str, subprocess.Popen[bytes]] = {}
 
     def __enter__(self) -> "Slurm":
+        self._network.__enter__()
         try:
-            self._make_network()
             self._start_daemons()
         except BaseException:
             self.__exit__(None, None, None)
@@ -85,19 +81,12 @@ class Slurm(AbstractContextManager["Slurm"]):
             except subprocess.TimeoutExpired:
                 daemon.kill()
                 daemon.wait()
-        for node in ADDRESSES:
-            for process in _run("ip", "netns", "pids", node, check=False).split():
-                try:
-                    os.kill(int(process), signal.SIGKILL)
-                except ProcessLookupError:
-                    continue
-            _run("ip", "netns", "delete", node, check=False)
-            shutil.rmtree(f"/etc/netns/{node}", ignore_errors=True)
+        self._network.__exit__(None, None, None)
 
     def call(self, *command: str, check: bool = True, cwd: Path | None = None) -> str:
         """Run a command of Slurm on the hub, and return what it prints."""
         done = subprocess.run(
-            [*_on(HUB), *command],
+            [*on(HUB), *command],
             env=self._environment,
             capture_output=True,
             text=True,
@@ -109,13 +98,12 @@ class Slurm(AbstractContextManager["Slurm"]):
 
     def start_node(self, node: str) -> None:
         """Start the daemon of a node."""
-        self._start(node, *_on(node), "slurmd", "-D", "-N", node)
+        self._start(node, *on(node), "slurmd", "-D", "-N", node)
 
     def lose_node(self, node: str) -> None:
         """Cut a node off, and end all that runs on it, as if its power had failed."""
         self._daemons.pop(node).kill()
-        for process in _run("ip", "netns", "pids", node).split():
-            os.kill(int(process), signal.SIGKILL)
+        kill_all_on(node)
 
     def job(self, number: str) -> dict[str, str]:
         """Return what Slurm knows of a job, such as `JobState`, `Restarts` and `ExitCode`."""
@@ -136,28 +124,10 @@ class Slurm(AbstractContextManager["Slurm"]):
         self.wait(number, lambda job: job["JobState"] not in UNFINISHED, "its end")
         return self.job(number)
 
-    def _make_network(self) -> None:
-        for node, _ in ADDRESSES.items():
-            _run("ip", "netns", "add", node)
-            _run("ip", "-n", node, "link", "set", "lo", "up")
-            names = Path("/etc/netns") / node
-            names.mkdir(parents=True, exist_ok=True)
-            lines = [f"{address} {name}\n" for name, address in ADDRESSES.items()]
-            (names / "hosts").write_text("127.0.0.1 localhost\n" + "".join(lines))
-        bridge = ("ip", "-n", HUB)
-        _run(*bridge, "link", "add", "bridge", "type", "bridge")
-        _run(*bridge, "address", "add", f"{ADDRESSES[HUB]}/24", "dev", "bridge")
-        _run(*bridge, "link", "set", "bridge", "up")
-        for node in NODES:
-            pair = ("type", "veth", "peer", "name", f"to-{node}", "netns", HUB)
-            _run("ip", "link", "add", "uplink", "netns", node, *pair)
-            _run(*bridge, "link", "set", f"to-{node}", "master", "bridge", "up")
-            _run("ip", "-n", node, "address", "add", f"{ADDRESSES[node]}/24", "dev", "uplink")
-            _run("ip", "-n", node, "link", "set", "uplink", "up")
-
     def _start_daemons(self) -> None:
         lines = [
-            f"NodeName={node} NodeAddr={ADDRESSES[node]} CPUs=2 RealMemory=4000" for node in NODES
+            f"NodeName={node} NodeAddr={ADDRESSES[node]} CPUs=2 RealMemory=4000"
+            for node in MACHINES
         ]
         configuration = CONFIGURATION.format(
             folder=self.folder, hub=HUB, hub_address=ADDRESSES[HUB], nodes="\n".join(lines)
@@ -169,10 +139,11 @@ class Slurm(AbstractContextManager["Slurm"]):
         (self.folder / "state").mkdir()
         files = [f"--{name}-file={self.folder}/munge.{name}" for name in ("pid", "log", "seed")]
         command = ("munged", "--foreground", "--force", f"--key-file={key}", f"--socket={socket}")
-        self._start("munged", *command, *files)
+        # On the hub, so that it ends with it.
+        self._start("munged", *on(HUB), *command, *files)
         self._wait_for(socket.exists, "munged")
-        self._start(HUB, *_on(HUB), "slurmctld", "-D")
-        for node in NODES:
+        self._start(HUB, *on(HUB), "slurmctld", "-D")
+        for node in MACHINES:
             (self.folder / f"spool-{node}").mkdir()
             self.start_node(node)
         self.wait_for_idle()
@@ -180,7 +151,7 @@ class Slurm(AbstractContextManager["Slurm"]):
     def wait_for_idle(self) -> None:
         """Wait until all nodes are free."""
         states = ("sinfo", "--noheader", "--Node", "--partition=main", "--format=%T")
-        expected = ["idle"] * len(NODES)
+        expected = ["idle"] * len(MACHINES)
         self._wait_for(lambda: self.call(*states, check=False).split() == expected, "the nodes")
 
     def _start(self, name: str, *command: str) -> None:
@@ -199,13 +170,3 @@ class Slurm(AbstractContextManager["Slurm"]):
             outputs = [file.read_text() for file in self.folder.glob("*.output")]
             assert time.monotonic() < deadline, f"{what}: {outputs}"
             time.sleep(0.05)
-
-
-def _on(node: str) -> list[str]:
-    return [str(Path(__file__).with_name("on_node.sh")), node]
-
-
-def _run(*command: str, check: bool = True) -> str:
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == 0 or not check, f"{' '.join(command)}: {done.stderr}"
-    return done.stdout

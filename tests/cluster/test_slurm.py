@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from ..runs import Run, assert_same_bits, train
-from .slurm import Slurm, obstacle
+from .slurm import Slurm, slurm_obstacle
 
 JOB_FILE = Path("launch") / "slurm.sbatch"
 FLAGS = ["--placement", "cpu", "--tracker", "none", "--log-every", "1", "--checkpoint-every", "5"]
@@ -19,7 +19,7 @@ STEPS = ["--max-steps", "200", "--eval-every", "100"]
 
 @pytest.fixture(scope="session")
 def slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Slurm]:
-    reason = obstacle()
+    reason = slurm_obstacle()
     assert reason is None, f"no Slurm can be started here: {reason}"
     folder = tmp_path_factory.mktemp("slurm")
     for path in [folder, *folder.parents][:3]:

@@ -1,0 +1,148 @@
+"""Machines on this one: network namespaces with names, addresses and a bridge of their own.
+
+`python -m tests.cluster.network` says whether there can be some here, and removes what a killed
+run left behind.
+"""
+
+import fcntl
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from contextlib import AbstractContextManager, suppress
+from pathlib import Path
+from types import TracebackType
+from typing import IO
+
+HUB, MACHINES = "hub", ("node-a", "node-b")
+ADDRESSES = {HUB: "10.78.0.1", "node-a": "10.78.0.2", "node-b": "10.78.0.3"}
+PROGRAMS = ("ip", "nsenter", "unshare", "mount", "hostname")
+ON_NODE = Path(__file__).with_name("on_node.sh")
+# What `ip netns` reads; the mark says that a namespace of this name is one of these.
+SETTINGS, MARK = Path("/etc/netns"), "# Of tests/cluster; removed when it starts again.\n"
+LOCK = Path("/run/lock") if Path("/run/lock").is_dir() else Path("/tmp")
+# All that a network needs, in namespaces that end with the command.
+PROBE = (
+    "mount --bind /etc/hosts /etc/hosts && hostname probe && ip link add probe type bridge"
+    " && ip link add one type veth peer name other"
+)
+
+
+def obstacle(programs: tuple[str, ...] = PROGRAMS) -> str | None:
+    """Return why there can be no machines here; None if there can."""
+    if sys.platform != "linux" or os.geteuid() != 0:
+        return "it needs Linux, and root, for network namespaces"
+    missing = [name for name in programs if shutil.which(name) is None]
+    if missing:
+        return f"not installed: {', '.join(missing)}"
+    command = ["unshare", "--net", "--uts", "--mount", "sh", "-c", PROBE]
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode != 0:
+        return f"no network namespaces here: {' '.join(done.stderr.split())}"
+    listed = subprocess.run(["ip", "netns", "list"], capture_output=True, text=True).stdout
+    others = [line.split()[0] for line in listed.splitlines() if line.strip()]
+    foreign = [name for name in ADDRESSES if name in others and not _is_ours(name)]
+    return f"a network namespace of another owner is named {foreign[0]}" if foreign else None
+
+
+def claim() -> IO[str]:
+    """Return a locked file, with which no other run touches the machines until it is closed.
+
+    Raises:
+        RuntimeError: another run has them.
+    """
+    # The kernel releases it, however this process ends; children do not inherit it.
+    file = (LOCK / "tests-cluster.lock").open("a")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        file.close()
+        raise RuntimeError("another run of these tests has the machines") from None
+    return file
+
+
+def take_down() -> None:
+    """End all that runs on these machines and remove them, whoever started them."""
+    for name in ADDRESSES:
+        if _is_ours(name):
+            kill_all_on(name)
+            _run("ip", "netns", "delete", name, check=False)
+            shutil.rmtree(SETTINGS / name)
+
+
+def kill_all_on(name: str) -> None:
+    """End everything that runs on a machine, as if its power had failed."""
+    deadline = time.monotonic() + 10
+    while processes := _run("ip", "netns", "pids", name, check=False).split():
+        assert time.monotonic() < deadline, f"{name} still runs {processes}"
+        for process in processes:
+            with suppress(ProcessLookupError):
+                os.kill(int(process), signal.SIGKILL)
+        time.sleep(0.02)
+
+
+def on(name: str) -> list[str]:
+    """Return the words before a command that run it on a machine."""
+    return [str(ON_NODE), name]
+
+
+class Network(AbstractContextManager["Network"]):
+    """The hub and the machines, from entry to exit; one at a time."""
+
+    def __enter__(self) -> "Network":
+        self._claim = claim()
+        take_down()
+        try:
+            self._make()
+        except BaseException:
+            self.__exit__(None, None, None)
+            raise
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        take_down()
+        self._claim.close()
+
+    def _make(self) -> None:
+        lines = [f"{address} {name}\n" for name, address in ADDRESSES.items()]
+        for name in ADDRESSES:
+            (SETTINGS / name).mkdir(parents=True, exist_ok=True)
+            text = MARK + "127.0.0.1 localhost\n" + "".join(lines)
+            (SETTINGS / name / "hosts").write_text(text, encoding="utf-8")
+            _run("ip", "netns", "add", name)
+            _run("ip", "-n", name, "link", "set", "lo", "up")
+        bridge = ("ip", "-n", HUB)
+        _run(*bridge, "link", "add", "bridge", "type", "bridge")
+        _run(*bridge, "address", "add", f"{ADDRESSES[HUB]}/24", "dev", "bridge")
+        _run(*bridge, "link", "set", "bridge", "up")
+        for name in MACHINES:
+            pair = ("type", "veth", "peer", "name", f"to-{name}", "netns", HUB)
+            _run("ip", "link", "add", "uplink", "netns", name, *pair)
+            _run(*bridge, "link", "set", f"to-{name}", "master", "bridge", "up")
+            _run("ip", "-n", name, "address", "add", f"{ADDRESSES[name]}/24", "dev", "uplink")
+            _run("ip", "-n", name, "link", "set", "uplink", "up")
+
+
+def _is_ours(name: str) -> bool:
+    hosts = SETTINGS / name / "hosts"
+    return hosts.exists() and hosts.read_text(encoding="utf-8").startswith(MARK)
+
+
+def _run(*command: str, check: bool = True) -> str:
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0 or not check, f"{' '.join(command)}: {done.stderr}"
+    return done.stdout
+
+
+if __name__ == "__main__":
+    if reason := obstacle():
+        sys.exit(reason)
+    with claim():
+        take_down()
