@@ -1,8 +1,4 @@
-"""Machines on this one: network namespaces with names, addresses and a bridge of their own.
-
-`python -m tests.cluster.network` says whether there can be some here, and removes what a killed
-run left behind.
-"""
+"""Machines on this one: network namespaces with names, addresses and a bridge of their own."""
 
 import fcntl
 import os
@@ -30,6 +26,10 @@ PROBE = (
 )
 
 
+class Busy(Exception):
+    """Another run of these tests has the machines."""
+
+
 def obstacle(programs: tuple[str, ...] = PROGRAMS) -> str | None:
     """Return why there can be no machines here; None if there can."""
     if sys.platform != "linux" or os.geteuid() != 0:
@@ -51,7 +51,7 @@ def claim() -> IO[str]:
     """Return a locked file, with which no other run touches the machines until it is closed.
 
     Raises:
-        RuntimeError: another run has them.
+        Busy: another run has them.
     """
     # The kernel releases it, however this process ends; children do not inherit it.
     file = (LOCK / "tests-cluster.lock").open("a")
@@ -59,7 +59,7 @@ def claim() -> IO[str]:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
         file.close()
-        raise RuntimeError("another run of these tests has the machines") from None
+        raise Busy("another run of these tests has the machines") from None
     return file
 
 
@@ -81,6 +81,17 @@ def kill_all_on(name: str) -> None:
             with suppress(ProcessLookupError):
                 os.kill(int(process), signal.SIGKILL)
         time.sleep(0.02)
+
+
+def processes_on(name: str, words: str, *, but: int = 0) -> list[int]:
+    """Return the processes on a machine, but for one, whose command has these words."""
+    found = []
+    for process in map(int, _run("ip", "netns", "pids", name).split()):
+        with suppress(OSError):
+            command = Path(f"/proc/{process}/cmdline").read_bytes().replace(b"\0", b" ")
+            if words.encode() in command and process != but:
+                found.append(process)
+    return found
 
 
 def on(name: str) -> list[str]:
@@ -111,7 +122,8 @@ class Network(AbstractContextManager["Network"]):
         self._claim.close()
 
     def _make(self) -> None:
-        lines = [f"{address} {name}\n" for name, address in ADDRESSES.items()]
+        # Sockets of both families look up the second, for which no server answers here.
+        lines = [f"{ip} {name}\n::ffff:{ip} {name}\n" for name, ip in ADDRESSES.items()]
         for name in ADDRESSES:
             (SETTINGS / name).mkdir(parents=True, exist_ok=True)
             text = MARK + "127.0.0.1 localhost\n" + "".join(lines)
@@ -139,10 +151,3 @@ def _run(*command: str, check: bool = True) -> str:
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0 or not check, f"{' '.join(command)}: {done.stderr}"
     return done.stdout
-
-
-if __name__ == "__main__":
-    if reason := obstacle():
-        sys.exit(reason)
-    with claim():
-        take_down()

@@ -1,6 +1,8 @@
 """The job file of launch/, submitted to a real Slurm: what a user sees, and which bits result."""
 
 import json
+import re
+import shutil
 import sys
 import time
 from collections.abc import Iterator
@@ -9,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from ..runs import Run, assert_same_bits, train
+from .conftest import Record
 from .slurm import Slurm, slurm_obstacle
 
 JOB_FILE = Path("launch") / "slurm.sbatch"
@@ -17,7 +20,7 @@ FLAGS = ["--placement", "cpu", "--tracker", "none", "--log-every", "1", "--check
 STEPS = ["--max-steps", "200", "--eval-every", "100"]
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Slurm]:
     reason = slurm_obstacle()
     assert reason is None, f"no Slurm can be started here: {reason}"
@@ -35,6 +38,27 @@ def job_file(default_project: Path) -> Path:
     lines = file.read_text(encoding="utf-8").splitlines(keepends=True)
     copy = file.with_name("cpu.sbatch")
     copy.write_text("".join(line for line in lines if "--gpus" not in line), encoding="utf-8")
+    return copy
+
+
+DIRECT = 'srun --label --wait=60 python -m "${train[@]}"\n'
+LAUNCHERS = ("srun", "torchrun", "accelerate")
+
+
+def with_launcher(job_file: Path, launcher: str) -> Path:
+    """Return the job file with the lines of this launcher, which it has as a comment."""
+    text = job_file.read_text(encoding="utf-8")
+    assert text.count(DIRECT) == 1
+    if launcher == "srun":
+        return job_file
+    [commented] = [
+        block
+        for block in re.findall(r"^#srun .*\n(?:#  .*\n)+", text, re.MULTILINE)
+        if f"exec {launcher} " in block
+    ]
+    text = text.replace(DIRECT, "").replace(commented, commented.replace("\n#", "\n")[1:])
+    copy = job_file.with_name(f"{launcher}.sbatch")
+    copy.write_text(text, encoding="utf-8")
     return copy
 
 
@@ -105,35 +129,49 @@ def test_a_job_ends_in_the_bits_of_one_process(
     assert "on node-a, which is rank 0" in printed(job_file, "plain", job)
 
 
-def test_several_tasks_on_a_node_end_in_the_same_bits(
-    slurm: Slurm, job_file: Path, undisturbed: Run
+@pytest.mark.parametrize("launcher", LAUNCHERS)
+def test_several_processes_on_a_node_end_in_the_same_bits(
+    slurm: Slurm, job_file: Path, undisturbed: Run, launcher: str
 ) -> None:
     options = ("--nodes=1", "--ntasks-per-node=2", "--cpus-per-task=1")
-    slurm.finish(submit(slurm, job_file, "one-node", *STEPS, options=options))
-    run = run_of(job_file, "one-node")
+    file, name = with_launcher(job_file, launcher), f"one-node-{launcher}"
+    job = submit(slurm, file, name, *STEPS, options=options)
+    done = slurm.finish(job)
+    run = run_of(job_file, name)
 
+    assert done["ExitCode"] == "0:0", printed(job_file, name, job)
     assert run.summary["world_size"] == 2
     assert_same_bits(run, undisturbed)
 
 
+@pytest.mark.parametrize("launcher", LAUNCHERS)
 def test_a_notice_saves_and_queues_the_job_again(
-    slurm: Slurm, job_file: Path, undisturbed: Run
+    slurm: Slurm, job_file: Path, undisturbed: Run, launcher: str
 ) -> None:
-    job = submit(slurm, job_file, "notice", *STEPS)
-    run = run_of(job_file, "notice")
+    name = f"notice-{launcher}"
+    job = submit(slurm, with_launcher(job_file, launcher), name, *STEPS)
+    run = run_of(job_file, name)
     wait_for_steps(slurm, run, 5)
     # As before the time limit: to the processes, not to the script.
     slurm.call("scancel", "--signal=USR1", job)
     finish_restarted(slurm, job, undisturbed, run)
-    text = printed(job_file, "notice", job)
-    assert "srun ended with 85 in start 0" in text and "srun ended with 0 in start 1" in text
+    text = printed(job_file, name, job)
+    assert f"ended with 85 in start 0 of job {job}" in text
+    assert f"ended with 0 in start 1 of job {job}" in text
     assert "Stopped by SIGUSR1 after step" in text
-    assert "resume with: srun --nodes 2 --ntasks 2 python -m" in text
+    if launcher == "srun":
+        assert "resume with: srun --nodes 2 --ntasks 2 python -m" in text
+    assert run.summary["world_size"] == 2
 
 
 def test_the_time_limit_gives_notice(slurm: Slurm, job_file: Path) -> None:
     flags = ["--max-steps", "100000", "--eval-every", "0"]
-    job = submit(slurm, job_file, "limit", *flags, options=("--time=1", "--signal=USR1@50"))
+    job = submit(slurm, job_file, "limit", *flags, options=("--time=10", "--signal=USR1@100"))
+    start = time.monotonic()
+    wait_for_steps(slurm, run_of(job_file, "limit"), 3)
+    # A minute or two from now: Slurm gives notice when it next looks, every 30 seconds.
+    minutes = int((time.monotonic() - start) / 60) + 2
+    slurm.call("scontrol", "update", f"JobId={job}", f"TimeLimit={minutes}")
     slurm.wait(job, lambda state: state["Restarts"] == "1", "a second start")
     slurm.call("scancel", job)
     slurm.finish(job)
@@ -178,14 +216,11 @@ def test_a_lost_node_costs_the_steps_since_the_checkpoint(
 
 
 def test_a_node_that_differs_ends_the_job_in_one_line(slurm: Slurm, job_file: Path) -> None:
-    text = job_file.read_text(encoding="utf-8")
-    command = "srun --label --wait=60 python -m my_run.train"
-    assert command in text
     # As a user would who lets each node take a seed of its own.
-    text = text.replace(
-        command,
-        "srun --label --wait=60 bash -c '\"$@\" --seed $SLURM_NODEID' -- python -m my_run.train",
-    )
+    seeded = "bash -c '\"$@\" --seed $SLURM_NODEID' -- python"
+    text = job_file.read_text(encoding="utf-8")
+    assert DIRECT in text
+    text = text.replace(DIRECT, DIRECT.replace("python", seeded))
     other = job_file.with_name("other.sbatch")
     other.write_text(text, encoding="utf-8")
     job = submit(slurm, other, "differs", *STEPS)
@@ -205,3 +240,36 @@ def test_a_wrong_flag_is_the_exit_code_of_the_job(slurm: Slurm, job_file: Path) 
     assert (done["JobState"], done["ExitCode"], done["Restarts"]) == ("FAILED", "2:0", "0")
     text = printed(job_file, "wrong", job)
     assert "learning-rate" in text and "Traceback" not in text
+
+
+FAULT = """
+import socket
+_calls = []
+def compute_loss(model, batch, correct=compute_loss):
+    _calls.append(0)
+    if len(_calls) == 10 and socket.gethostname() == "node-b":
+        raise KeyError("a label that " + "this node lacks")
+    return correct(model, batch)
+"""
+
+
+@pytest.mark.parametrize("launcher", LAUNCHERS)
+def test_an_error_in_a_users_file_is_shown_once_and_fails_the_job(
+    slurm: Slurm, job_file: Path, tmp_path: Path, record: Record, launcher: str
+) -> None:
+    project = tmp_path / "my-run"
+    shutil.copytree(job_file.parents[1], project, ignore=shutil.ignore_patterns("runs", ".git"))
+    with (project / "src" / "my_run" / "model.py").open("a") as model:
+        model.write(FAULT)
+    file = with_launcher(project / "launch" / job_file.name, launcher)
+    job = submit(slurm, file, "fault", *STEPS)
+    start = time.monotonic()
+    done = slurm.finish(job)
+    record(f"{launcher}: an error on node-b, from submission to the end", time.monotonic() - start)
+
+    text = printed(file, "fault", job)
+    assert (done["JobState"], done["ExitCode"], done["Restarts"]) == ("FAILED", "1:0", "0"), text
+    errors = [line for line in text.splitlines() if "a label that this node lacks" in line]
+    # The task of node-b, and no other, shows it.
+    assert len(errors) == 1 and re.match("1: .*KeyError", errors[0]), text
+    assert 'model.py", line' in text

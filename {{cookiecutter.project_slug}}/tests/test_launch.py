@@ -112,6 +112,18 @@ def test_the_two_machines_file_joins_two_launchers(
     assert (summary["placement"], summary["world_size"]) == ("ddp", 2)
 
 
+@pytest.mark.parametrize("rank", ["0", "1"])
+def test_the_two_machines_file_as_it_is_names_what_to_fill_in(start: Start, rank: str) -> None:
+    """At once; an address that nobody has would be waited for."""
+    command = command_of("two_machines.yaml")
+    command[command.index("--machine_rank") + 1] = rank
+    launcher = start(*command)
+    output, _ = launcher.communicate(timeout=60)
+
+    assert launcher.returncode == 1
+    assert "'<the address of the first machine>:29500'" in output.splitlines()[-1]
+
+
 @pytest.mark.parametrize("program", ["reference.ddp", "reference.fsdp2"])
 def test_a_reference_of_several_processes_also_runs_in_one(program: str, tmp_path: Path) -> None:
     flags = ["--placement", "cpu", *SETTINGS, tmp_path / "run"]

@@ -1,0 +1,90 @@
+"""What a run of these tests leaves behind when it is killed: nothing, once the next starts."""
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from ..rendering import TEMPLATE
+from .launchers import wait_until
+from .network import ADDRESSES, MACHINES, Busy, Network, claim, obstacle, processes_on
+
+
+def namespaces() -> set[str]:
+    listed = subprocess.run(["ip", "netns", "list"], capture_output=True, text=True, check=True)
+    return {line.split()[0] for line in listed.stdout.splitlines()} & set(ADDRESSES)
+
+
+@pytest.fixture
+def tests(tmp_path: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """The tests of the job file, once its first job is under way."""
+    command = [sys.executable, "-m", "pytest", "tests/cluster/test_slurm.py", "-k", "ends_in_the"]
+    with (tmp_path / "output").open("wb") as output:
+        tests = subprocess.Popen(
+            [*command, f"--basetemp={tmp_path}/tests"],
+            cwd=TEMPLATE,
+            stdout=output,
+            stderr=output,
+        )
+    try:
+        wait_until(
+            lambda: namespaces() == set(ADDRESSES) and bool(processes_on("node-b", "my_run.train")),
+            "the first job",
+        )
+        yield tests
+    finally:
+        tests.kill()
+        tests.wait()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_stopped_tests_leave_nothing_behind_once_the_next_start(
+    tests: subprocess.Popen[bytes], number: signal.Signals
+) -> None:
+    started = {process for name in ADDRESSES for process in processes_on(name, "")}
+    commands = [Path(f"/proc/{process}/cmdline").read_bytes() for process in started]
+    for daemon in (b"munged", b"slurmctld", b"slurmd"):
+        assert any(daemon in command for command in commands)
+    tests.send_signal(number)
+    code = tests.wait(60)
+    if number == signal.SIGKILL:
+        assert namespaces() == set(ADDRESSES) and processes_on(MACHINES[0], "slurmd")
+        subprocess.run([sys.executable, "-m", "tests.cluster"], cwd=TEMPLATE, check=True)
+    else:
+        assert code == 128 + number
+
+    assert namespaces() == set()
+    wait_until(lambda: not any(map(is_alive, started)), "the end of the daemons", 10)
+
+
+def is_alive(process: int) -> bool:
+    status = Path(f"/proc/{process}/stat")
+    return status.exists() and status.read_text().rpartition(")")[2].split()[0] != "Z"
+
+
+def test_two_runs_at_the_same_time_do_not_share_the_machines() -> None:
+    with claim():
+        done = subprocess.run(
+            [sys.executable, "-m", "tests.cluster"], cwd=TEMPLATE, capture_output=True, text=True
+        )
+        with pytest.raises(Busy), Network():
+            pass
+    assert (done.returncode, done.stderr) == (1, "another run of these tests has the machines\n")
+
+
+def test_a_namespace_of_another_owner_is_left_alone() -> None:
+    subprocess.run(["ip", "netns", "add", "node-a"], check=True)
+    try:
+        assert obstacle() == "a network namespace of another owner is named node-a"
+    finally:
+        subprocess.run(["ip", "netns", "delete", "node-a"], check=True)
+
+
+def test_one_line_says_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert obstacle(("ip", "no-such-program")) == "not installed: no-such-program"
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    assert obstacle() == "it needs Linux, and root, for network namespaces"
