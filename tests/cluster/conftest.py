@@ -1,15 +1,21 @@
 """Stop where there can be no machines; take them down at a signal; show what was measured."""
 
 import signal
-from collections.abc import Callable
+import time
 from types import FrameType
+from typing import Protocol
 
 import pytest
 
 from .network import obstacle
 
-# What happened, and the seconds that it took.
-Record = Callable[[str, float], None]
+
+class Record(Protocol):
+    """Note the seconds from `start`, of the monotonic clock, to now, or those given."""
+
+    def __call__(self, what: str, start: float, seconds: float | None = None) -> None: ...
+
+
 MEASURED = pytest.StashKey[list[tuple[str, float]]]()
 
 
@@ -28,7 +34,11 @@ def stop(number: int, frame: FrameType | None) -> None:
 def record(request: pytest.FixtureRequest) -> Record:
     """A function that puts a time into the summary of the tests."""
     measured = request.config.stash.setdefault(MEASURED, [])
-    return lambda what, seconds: measured.append((what, seconds))
+
+    def note(what: str, start: float, seconds: float | None = None) -> None:
+        measured.append((what, time.monotonic() - start if seconds is None else seconds))
+
+    return note
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

@@ -1,0 +1,243 @@
+"""The commands of the project's README for two machines, typed on two machines of a network."""
+
+import json
+import re
+import shlex
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import pytest
+
+from ..runs import Run, assert_same_bits, train
+from .conftest import Record
+from .launchers import Launcher, ends_of, wait_until
+from .network import ADDRESSES, MACHINES, Network, kill_all_on
+
+HEADING = "## Two machines without a scheduler"
+FLAGS = "--placement cpu --tracker none --log-every 1 --checkpoint-every 5".split()
+STEPS = "--max-steps 200 --eval-every 100".split()
+ENDLESS = "--max-steps 100000 --eval-every 0".split()
+# The commands by what they start; a machine of the network has no GPUs to count.
+COMMANDS = ("static", "c10d", "accelerate", "elastic")
+STRICT = COMMANDS[:3]
+FIRST, SECOND = MACHINES
+# More than any of the waits that the commands ask for.
+END_SECONDS, LATE_SECONDS = 200.0, 10.0
+
+Launch = Callable[..., list[Launcher]]
+
+
+def commands_of(project: Path) -> dict[str, str]:
+    """Return the README's commands by what they start."""
+    readme = (project / "README.md").read_text(encoding="utf-8")
+    section = readme.split(f"{HEADING}\n", 1)[1].split("\n## ", 1)[0]
+    lines = "\n".join(re.findall(r"```\n(.*?)```", section, re.DOTALL)).replace("\\\n", " ")
+    commands = {}
+    for line in lines.splitlines():
+        words = shlex.split(line)
+        if "accelerate" in words:
+            commands["accelerate"] = line
+        elif "--max-restarts" in words:
+            commands["elastic"] = line
+        else:
+            commands["c10d" if "--rdzv-backend" in words else "static"] = line
+    assert set(commands) == set(COMMANDS)
+    return commands
+
+
+def typed(command: str, machine: str, name: str, *flags: str, address: str) -> list[str]:
+    """Fill in the placeholders, as a user would on this machine."""
+    assert "ADDRESS" in command and "runs/NAME" in command
+    words = shlex.split(command.replace("ADDRESS", address).replace("runs/NAME", f"runs/{name}"))
+    for flag in ("--node-rank", "--machine_rank"):
+        if flag in words:
+            words[words.index(flag) + 1] = str(MACHINES.index(machine))
+    if "--nproc-per-node" in words:
+        words[words.index("--nproc-per-node") + 1] = "1"
+    return [*(["env"] if "=" in words[0] else []), *words, *FLAGS, *flags]
+
+
+@pytest.fixture(scope="module")
+def network() -> Iterator[Network]:
+    with Network() as network:
+        yield network
+
+
+@pytest.fixture
+def launch(network: Network, default_project: Path, tmp_path: Path) -> Iterator[Launch]:
+    """A function that types a command of the README on one machine, or on both."""
+
+    def launch_one(
+        command: str,
+        *flags: str,
+        machines: Sequence[str] = MACHINES,
+        is_private: bool = False,
+        address: str = ADDRESSES[FIRST],
+        before: Sequence[str] = (),
+    ) -> list[Launcher]:
+        text = commands_of(default_project)[command]
+        started = []
+        for machine in machines:
+            words = [*before, *typed(text, machine, tmp_path.name, *flags, address=address)]
+            is_own = is_private and machine == SECOND
+            disk = tmp_path / machine
+            started.append(Launcher(machine, words, default_project, disk, is_own=is_own))
+        return started
+
+    yield launch_one
+    for machine in MACHINES:
+        kill_all_on(machine)
+
+
+@pytest.fixture
+def run(default_project: Path, tmp_path: Path) -> Run:
+    return Run(default_project / "runs" / tmp_path.name)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(default_project: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """One process on one machine, without a launcher."""
+    folder = tmp_path_factory.mktemp("undisturbed") / "run"
+    return train(default_project, folder, "train", *FLAGS, *STEPS)
+
+
+def steps_of(run: Run) -> int:
+    file = run.folder / "metrics.jsonl"
+    return len(file.read_bytes().splitlines()) if file.exists() else 0
+
+
+def wait_for_steps(run: Run, steps: int, *launchers: Launcher) -> None:
+    def is_reached() -> bool:
+        for launcher in launchers:
+            assert launcher.process.poll() is None, launcher.printed[-4000:]
+        return steps_of(run) >= steps
+
+    wait_until(is_reached, f"{run.folder} did not reach step {steps}")
+
+
+def hosts_of(run: Run) -> list[str]:
+    """Return the machines of the latest start, that of rank 0 first."""
+    environment = json.loads((run.folder / "environment.json").read_text(encoding="utf-8"))
+    return [machine["host"] for machine in environment["machines"]]
+
+
+def starts_of(run: Run) -> int:
+    """Return how often a run was started."""
+    file = run.folder / "environment.json"
+    if not file.exists():
+        return 0
+    earlier = json.loads(file.read_text(encoding="utf-8")).get("earlier_starts", [])
+    return 1 + len(earlier)
+
+
+@pytest.mark.parametrize("command", STRICT)
+@pytest.mark.parametrize("late", MACHINES)
+def test_two_machines_end_in_the_bits_of_one_process(
+    launch: Launch, run: Run, undisturbed: Run, record: Record, command: str, late: str
+) -> None:
+    """One starts late; the second has a disk of its own if it is the late one."""
+    [early] = set(MACHINES) - {late}
+    launchers = launch(command, *STEPS, machines=[early])
+    time.sleep(LATE_SECONDS)
+    launchers += launch(command, *STEPS, machines=[late], is_private=late == SECOND)
+    start = time.monotonic()
+    wait_for_steps(run, 1, *launchers)
+    record(f"{command}: {late} starts {LATE_SECONDS:.0f} s late; its first step after", start)
+    for launcher, (code, _) in zip(launchers, ends_of(launchers, END_SECONDS), strict=True):
+        assert code == 0, launcher.printed[-4000:]
+
+    assert (run.summary["placement"], run.summary["world_size"]) == ("ddp", 2)
+    # The first machine writes, and the second leaves nothing on a disk of its own.
+    assert hosts_of(run) == list(MACHINES)
+    assert_same_bits(run, undisturbed)
+    assert not any((launchers[1].disk / "runs").iterdir())
+
+
+@pytest.mark.parametrize("command", STRICT)
+@pytest.mark.parametrize("machine", MACHINES)
+@pytest.mark.parametrize("what", ["process", "machine"])
+def test_what_is_lost_ends_both_machines(
+    launch: Launch, run: Run, record: Record, command: str, machine: str, what: str
+) -> None:
+    launchers = launch(command, *ENDLESS)
+    wait_for_steps(run, 8, *launchers)
+    lost = launchers[MACHINES.index(machine)]
+    if what == "process":
+        lost.kill_worker()
+    else:
+        kill_all_on(machine)
+    start = time.monotonic()
+    ends = ends_of(launchers, END_SECONDS)
+    for launcher, (code, end) in zip(launchers, ends, strict=True):
+        row = f"{command}: {what} of {machine} lost; {launcher.machine} exits with {code}"
+        record(row, start, end)
+        if what == "process" or launcher is not lost:
+            assert code == 1, launcher.printed[-4000:]
+        assert launcher.workers == []
+    if what == "process":
+        assert "SIGKILL" in lost.printed
+    assert (run.folder / "checkpoints" / "step_00000005").exists()
+
+
+def test_training_ends_without_a_killed_launcher(
+    launch: Launch, run: Run, undisturbed: Run, record: Record
+) -> None:
+    """The processes of a launcher that is killed train on, if it holds no store."""
+    first, second = launch("static", *STEPS)
+    wait_for_steps(run, 8, first, second)
+    second.process.kill()
+    wait_until(lambda: (run.folder / "summary.json").exists(), "the end of training")
+    assert_same_bits(run, undisturbed)
+    # It waits for the other launcher, for five minutes.
+    time.sleep(5)
+    assert first.process.poll() is None
+
+
+def test_a_killed_launcher_of_the_first_machine_ends_both_under_c10d(
+    launch: Launch, run: Run, record: Record
+) -> None:
+    first, second = launch("c10d", *ENDLESS)
+    wait_for_steps(run, 8, first, second)
+    first.process.kill()
+    start = time.monotonic()
+    [_, (code, end)] = ends_of([first, second], END_SECONDS)
+    record(f"c10d: launcher of {FIRST} killed; {SECOND} exits with {code}", start, end)
+    assert code == 1
+    wait_until(lambda: first.workers + second.workers == [], "the end of the processes", 30)
+    record("c10d: ... and its processes after", start)
+
+
+@pytest.mark.parametrize("what", ["process", "machine"])
+def test_an_elastic_run_resumes_to_the_same_bits(
+    launch: Launch, run: Run, undisturbed: Run, record: Record, what: str
+) -> None:
+    launchers = launch("elastic", *STEPS)
+    first, second = launchers
+    wait_for_steps(run, 8, *launchers)
+    if what == "process":
+        second.kill_worker()
+    else:
+        kill_all_on(SECOND)
+        launchers = [first]
+    steps, start = steps_of(run), time.monotonic()
+    wait_until(lambda: starts_of(run) == 2, "a second start")
+    wait_for_steps(run, steps + 1, *launchers)
+    record(f"elastic: {what} of {SECOND} lost; first new step after", start)
+    for launcher, (code, _) in zip(launchers, ends_of(launchers, END_SECONDS), strict=True):
+        assert code == 0, launcher.printed[-4000:]
+
+    assert run.summary["world_size"] == (2 if what == "process" else 1)
+    assert_same_bits(run, undisturbed)
+
+
+def test_an_elastic_run_takes_a_machine_in(launch: Launch, run: Run, record: Record) -> None:
+    [first] = launch("elastic", *ENDLESS, machines=[FIRST])
+    wait_for_steps(run, 8, first)
+    [second] = launch("elastic", *ENDLESS, machines=[SECOND])
+    start = time.monotonic()
+    wait_until(lambda: starts_of(run) == 2, "a second start")
+    steps = steps_of(run)
+    wait_for_steps(run, steps + 1, first, second)
+    record(f"elastic: {SECOND} joins a run; its first step on both after", start)
+    assert hosts_of(run) == list(MACHINES)
