@@ -133,7 +133,7 @@ def test_a_job_ends_in_the_bits_of_one_process(
     assert "on node-a, which is rank 0" in printed(job_file, "plain", job)
 
 
-@pytest.mark.parametrize("launcher", LAUNCHERS)
+@pytest.mark.parametrize("launcher", LAUNCHERS[:2])
 def test_several_processes_on_a_node_end_in_the_same_bits(
     slurm: Slurm, job_file: Path, undisturbed: Run, launcher: str
 ) -> None:

@@ -23,7 +23,7 @@ COMMANDS = ("static", "c10d", "accelerate", "elastic")
 STRICT = COMMANDS[:3]
 FIRST, SECOND = MACHINES
 # More than any of the waits that the commands ask for.
-END_SECONDS, LATE_SECONDS = 200.0, 10.0
+END_SECONDS, LATE_SECONDS = 200.0, 5.0
 
 Launch = Callable[..., list[Launcher]]
 
@@ -34,7 +34,7 @@ def commands_of(project: Path) -> dict[str, str]:
     section = readme.split(f"{HEADING}\n", 1)[1].split("\n## ", 1)[0]
     lines = "\n".join(re.findall(r"```\n(.*?)```", section, re.DOTALL)).replace("\\\n", " ")
     commands = {}
-    for line in lines.splitlines():
+    for line in filter(None, lines.splitlines()):
         words = shlex.split(line)
         if "accelerate" in words:
             commands["accelerate"] = line
@@ -154,9 +154,50 @@ def test_two_machines_end_in_the_bits_of_one_process(
     assert not any((launchers[1].disk / "runs").iterdir())
 
 
-@pytest.mark.parametrize("command", STRICT)
-@pytest.mark.parametrize("machine", MACHINES)
-@pytest.mark.parametrize("what", ["process", "machine"])
+# Another /etc/hosts for a machine: as Debian makes it, and one that knows no name.
+OTHER_HOSTS = {
+    "Debian's": r'sed "/ $(hostname)\$/d" /etc/hosts; echo "127.0.1.1 $(hostname)"',
+    "no": "echo 127.0.0.1 localhost",
+}
+
+
+def with_hosts(name: str) -> list[str]:
+    """Return the words before a command that give the machine other names."""
+    new = f'{{ {OTHER_HOSTS[name]}; }} > "$TMPDIR/hosts" && mount --bind "$TMPDIR/hosts" /etc/hosts'
+    return ["bash", "-c", f'{new} && exec "$@"', "names"]
+
+
+@pytest.mark.parametrize("hosts", OTHER_HOSTS)
+def test_an_interface_is_named_where_names_do_not_lead_there(
+    launch: Launch, run: Run, undisturbed: Run, hosts: str
+) -> None:
+    before = [*with_hosts(hosts), "env", "GLOO_SOCKET_IFNAME=uplink"]
+    launchers = launch("static", *STEPS, before=before)
+    for launcher, (code, _) in zip(launchers, ends_of(launchers, END_SECONDS), strict=True):
+        assert code == 0, launcher.printed[-4000:]
+
+    assert_same_bits(run, undisturbed)
+
+
+def test_c10d_needs_the_machines_own_names(launch: Launch, record: Record) -> None:
+    start = time.monotonic()
+    launchers = launch("c10d", *STEPS, before=with_hosts("no"))
+    for launcher, (code, end) in zip(launchers, ends_of(launchers, END_SECONDS), strict=True):
+        assert code == 1 and "socket.gaierror" in launcher.printed.splitlines()[-1]
+        record(f"c10d: its own name is unknown; {launcher.machine} exits with 1", start, end)
+
+
+@pytest.mark.parametrize(
+    ("command", "what", "machine"),
+    [
+        ("static", "process", SECOND),
+        ("static", "machine", SECOND),
+        ("static", "machine", FIRST),
+        ("accelerate", "process", SECOND),
+        ("c10d", "process", FIRST),
+        ("c10d", "machine", FIRST),
+    ],
+)
 def test_what_is_lost_ends_both_machines(
     launch: Launch, run: Run, record: Record, command: str, machine: str, what: str
 ) -> None:
@@ -178,6 +219,21 @@ def test_what_is_lost_ends_both_machines(
     if what == "process":
         assert "SIGKILL" in lost.printed
     assert (run.folder / "checkpoints" / "step_00000005").exists()
+
+
+@pytest.mark.parametrize("command", ["static", "c10d"])
+def test_a_signal_on_the_first_machine_saves_and_ends_both(
+    launch: Launch, run: Run, record: Record, command: str
+) -> None:
+    launchers = launch(command, *ENDLESS)
+    wait_for_steps(run, 8, *launchers)
+    launchers[0].process.terminate()
+    start = time.monotonic()
+    ends = ends_of(launchers, END_SECONDS)
+    for launcher, (code, end) in zip(launchers, ends, strict=True):
+        record(f"{command}: SIGTERM on {FIRST}; {launcher.machine} exits with {code}", start, end)
+    assert run.summary["stopped_by"] == "SIGTERM"
+    assert (run.folder / "checkpoints" / f"step_{run.summary['optimizer_steps']:08}").exists()
 
 
 def test_training_ends_without_a_killed_launcher(
