@@ -83,15 +83,24 @@ def kill_all_on(name: str) -> None:
         time.sleep(0.02)
 
 
+def commands_on(name: str) -> dict[int, str]:
+    """Return the processes on a machine, and the command of each."""
+    commands = {}
+    for process in map(int, _run("ip", "netns", "pids", name).split()):
+        # One that has just ended has none.
+        with suppress(OSError):
+            words = Path(f"/proc/{process}/cmdline").read_bytes().replace(b"\0", b" ")
+            commands[process] = words.decode(errors="replace")
+    return commands
+
+
 def processes_on(name: str, words: str, *, but: int = 0) -> list[int]:
     """Return the processes on a machine, but for one, whose command has these words."""
-    found = []
-    for process in map(int, _run("ip", "netns", "pids", name).split()):
-        with suppress(OSError):
-            command = Path(f"/proc/{process}/cmdline").read_bytes().replace(b"\0", b" ")
-            if words.encode() in command and process != but:
-                found.append(process)
-    return found
+    return [
+        process
+        for process, command in commands_on(name).items()
+        if words in command and process != but
+    ]
 
 
 def on(name: str) -> list[str]:

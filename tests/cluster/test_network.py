@@ -11,7 +11,7 @@ import pytest
 
 from ..rendering import TEMPLATE
 from .launchers import wait_until
-from .network import ADDRESSES, MACHINES, Busy, Network, claim, obstacle, processes_on
+from .network import ADDRESSES, MACHINES, Busy, Network, claim, commands_on, obstacle, processes_on
 
 
 def namespaces() -> set[str]:
@@ -45,10 +45,9 @@ def tests(tmp_path: Path) -> Iterator[subprocess.Popen[bytes]]:
 def test_stopped_tests_leave_nothing_behind_once_the_next_start(
     tests: subprocess.Popen[bytes], number: signal.Signals
 ) -> None:
-    started = {process for name in ADDRESSES for process in processes_on(name, "")}
-    commands = [Path(f"/proc/{process}/cmdline").read_bytes() for process in started]
-    for daemon in (b"munged", b"slurmctld", b"slurmd"):
-        assert any(daemon in command for command in commands)
+    started = {number: text for name in ADDRESSES for number, text in commands_on(name).items()}
+    for daemon in ("munged", "slurmctld", "slurmd"):
+        assert any(daemon in command for command in started.values()), started
     tests.send_signal(number)
     code = tests.wait(60)
     if number == signal.SIGKILL:
