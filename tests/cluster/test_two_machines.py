@@ -218,6 +218,8 @@ def test_what_is_lost_ends_both_machines(
         assert launcher.workers == []
     if what == "process":
         assert "SIGKILL" in lost.printed
+    if machine == SECOND:
+        assert f"lost rank 1 on {SECOND}: " in launchers[0].printed
     assert (run.folder / "checkpoints" / "step_00000005").exists()
 
 
