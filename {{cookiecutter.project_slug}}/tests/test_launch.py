@@ -66,7 +66,8 @@ def finish(launcher: subprocess.Popen[str]) -> None:
 
 
 def test_the_folder_holds_exactly_these_files() -> None:
-    assert {path.name for path in LAUNCH.iterdir()} == {*TYPES, "slurm.sbatch"}
+    others = {"skypilot.yaml", "slurm.sbatch", "trainjob.yaml", "training_runtime.yaml"}
+    assert {path.name for path in LAUNCH.iterdir()} == {*TYPES, *others}
 
 
 @pytest.mark.parametrize("name", TYPES)
