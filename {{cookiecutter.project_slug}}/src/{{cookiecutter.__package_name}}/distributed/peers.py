@@ -38,6 +38,7 @@ class Peers:
         self._heartbeat: Heartbeat | None = None
         self._config_text: str | None = None
         self._has_tried = False
+        self._num_lost = 0
 
     def join(self, seconds: float) -> None:
         """Wait until all processes are there, at most `seconds`.
@@ -130,7 +131,8 @@ class Peers:
             store.compare_set("error", "", json.dumps([code, text]))
             deadline = time.monotonic() + TELL_SECONDS
             # Each rank's heartbeat counts itself, this one's too.
-            while store.add("told", 0) < self._world_size and time.monotonic() < deadline:
+            present = self._world_size - self._num_lost
+            while store.add("told", 0) < present and time.monotonic() < deadline:
                 time.sleep(0.1)
         except (RuntimeError, SettingError):
             return  # Nobody is there to be told.
@@ -160,15 +162,19 @@ class Peers:
             self._has_tried = True
             self._rank, self._world_size = int(os.environ["RANK"]), world_size
             store = connect(self._rank, world_size, seconds)
-            # torchrun may start the processes again, with the store of before.
-            start = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+            # torchrun may start the processes again, with the store of before. Where each start
+            # has a store of its own, the count is not the prefix: a launcher does not count a
+            # start that another machine's failure has caused.
+            is_shared = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
+            start = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") if is_shared else "0"
             prefix = f"{package_name()}/{start}"
             self._store = dist.PrefixStore(prefix, store)  # type: ignore[attr-defined]
             self._heartbeat = Heartbeat(self._store, self._rank)
         return self._store
 
     def _lost(self, ranks: list[int]) -> str:
-        hosts = [host for host in dict.fromkeys(self.hosts[rank] for rank in ranks)]
+        self._num_lost = len(ranks)
+        hosts = list(dict.fromkeys(self.hosts[rank] for rank in ranks))
         shown = ", ".join(map(str, ranks[:8])) + ", ..." * (len(ranks) > 8)
         return (
             f"lost rank {shown} on {', '.join(hosts[:4])}: the process or its machine has ended, "
