@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -18,6 +19,7 @@ import torch
 import torch.distributed as dist
 
 from my_run.distributed import (
+    failures,
     heartbeat,
     peers,
     reachable,
@@ -287,6 +289,19 @@ def test_a_rank_lost_before_training_ends_the_wait_of_the_others(
     with pytest.raises(RunError, match=rf"^lost rank 0 on {socket.gethostname()}: the process or"):
         others.wait_until_ready()
     others.leave()
+
+
+def test_rank_0_lost_while_the_others_join_is_one_line(launcher: pytest.MonkeyPatch) -> None:
+    class Gone:
+        def __getattr__(self, name: str) -> Any:
+            raise dist.DistNetworkError("Broken pipe")
+
+    others = Peers()
+    launcher.setattr(others, "_store", Gone())
+    launcher.setattr(others, "_heartbeat", SimpleNamespace(error=None))
+    launcher.setattr(failures, "PEERS", others)
+    with pytest.raises(RunError, match=r"^lost rank 0 on 127.0.0.1: the"), lost_peers_named():
+        others.join(1)
 
 
 def test_an_error_before_training_ends_the_wait_of_the_others(

@@ -97,8 +97,8 @@ def main() -> None:
     """Evaluate as the command line says."""
     with failing_together(), errors_in_one_line():
         settings = parse_command_line(EvaluateConfig)
-        PEERS.join(DEFAULT_JOIN_SECONDS)
         with lost_peers_named():
+            PEERS.join(DEFAULT_JOIN_SECONDS)
             evaluate_run(settings)
         check_printed()
         leave_process_group()

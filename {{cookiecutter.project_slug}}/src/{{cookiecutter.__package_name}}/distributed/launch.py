@@ -56,9 +56,9 @@ def run_in_processes(train: Callable[[Config], None], settings: type[Config]) ->
 
 def _train(train: Callable[[Config], None], config: Config) -> None:
     """Call `train`; exit with `stop_exit_code` if a signal stopped it."""
-    if not config.plan_only:
-        PEERS.join(config.join_seconds)
     with lost_peers_named():
+        if not config.plan_only:
+            PEERS.join(config.join_seconds)
         train(config)
     leave_process_group()
     if WATCH.has_stopped_run:

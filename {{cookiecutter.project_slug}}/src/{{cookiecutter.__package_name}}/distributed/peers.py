@@ -174,7 +174,9 @@ class Peers:
 
     def _lost(self, ranks: list[int]) -> str:
         self._num_lost = len(ranks)
-        hosts = list(dict.fromkeys(self.hosts[rank] for rank in ranks))
+        # Before all have joined, only the address of rank 0 is known.
+        hosts = self.hosts or [os.environ["MASTER_ADDR"]]
+        hosts = list(dict.fromkeys(hosts[rank] for rank in ranks))
         shown = ", ".join(map(str, ranks[:8])) + ", ..." * (len(ranks) > 8)
         return (
             f"lost rank {shown} on {', '.join(hosts[:4])}: the process or its machine has ended, "
