@@ -390,8 +390,18 @@ def share_runtime(session: nox.Session) -> None:
         site_packages.write_text(str(shown), encoding="utf-8")
     lent = Path(output_of(session, SHOW_SITE_PACKAGES)) / "runtime.pth"
     lent.write_text(site_packages.read_text(encoding="utf-8"), encoding="utf-8")
+    # With this session's Python, which has its own packages as well.
+    for name, module in LAUNCHERS.items():
+        script = Path(session.bin) / name
+        lines = f"#!{session.bin}/python\nfrom {module} import main\nmain()\n"
+        script.write_text(lines, encoding="utf-8")
+        script.chmod(0o755)
 
 
+LAUNCHERS = {
+    "torchrun": "torch.distributed.run",
+    "accelerate": "accelerate.commands.accelerate_cli",
+}
 SHOW_SITE_PACKAGES = "import sysconfig; print(sysconfig.get_path('purelib'))"
 
 
