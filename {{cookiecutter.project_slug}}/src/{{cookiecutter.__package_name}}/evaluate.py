@@ -14,7 +14,7 @@ from .data import Split, collate, describe, load_split, prepare
 from .distributed.accelerator import make_accelerator
 from .distributed.devices import find_devices
 from .distributed.failures import failing_together, lost_peers_named
-from .distributed.peers import DEFAULT_JOIN_SECONDS, PEERS
+from .distributed.peers import PEERS
 from .distributed.process_group import leave_process_group
 from .distributed.program import read_launcher
 from .exact.kernels import use_deterministic_kernels
@@ -25,7 +25,7 @@ from .run.tables import print_table, shown
 from .run.trained import TrainedRun
 from .settings.command_line import parse_command_line
 from .settings.errors import SettingError, check_printed, errors_in_one_line
-from .settings.run_config import Precision
+from .settings.run_config import JOIN_SECONDS, Precision
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,7 +98,7 @@ def main() -> None:
     with failing_together(), errors_in_one_line():
         settings = parse_command_line(EvaluateConfig)
         with lost_peers_named():
-            PEERS.join(DEFAULT_JOIN_SECONDS)
+            PEERS.join(JOIN_SECONDS)
             evaluate_run(settings)
         check_printed()
         leave_process_group()

@@ -69,10 +69,9 @@ def _load(targets: Mapping[str, Tensor], values: Mapping[str, Any]) -> None:
         if values:
             target.copy_(torch.as_tensor(values[name]))
         if is_distributed():
-            # NCCL cannot send the CPU tensors in which optimizers count steps.
-            device = target.device
-            if dist.get_backend() == "nccl":
-                device = torch.device("cuda", torch.cuda.current_device())
-            sent = target.to(device)
+            sent = target
+            if dist.get_backend() != "gloo":
+                # NCCL and its kin cannot send the CPU tensors in which optimizers count steps.
+                sent = target.to(torch.accelerator.current_device_index())
             dist.broadcast(sent, 0)
             target.copy_(sent)

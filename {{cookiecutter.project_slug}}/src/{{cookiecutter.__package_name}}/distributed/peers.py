@@ -12,13 +12,13 @@ from pathlib import Path
 
 import torch.distributed as dist
 
-from ..settings.errors import RunError, SettingError, in_one_line
+from ..settings.errors import RunError, SettingError, in_one_line, is_first_of_machine
+from ..settings.run_config import JOIN_SECONDS
 from .heartbeat import Heartbeat, Silence
 from .program import package_name, read_launcher
 from .reachable import check_reachable
 from .rendezvous import NOTICE_SECONDS, Store, connect, say
 
-DEFAULT_JOIN_SECONDS = 120
 # A rank without a sign of life for so long is lost: after an error; and before training, where a
 # library may hold the interpreter for a while.
 SILENT_SECONDS, SILENT_BEFORE_TRAINING_SECONDS = 5.0, 60.0
@@ -105,12 +105,11 @@ class Peers:
         store, heartbeat = self._store, self._heartbeat
         if store is None or heartbeat is None:
             return in_one_line(error)
-        is_first_of_machine = os.environ.get("LOCAL_RANK", "0") == "0"
         silence = Silence(store, self._world_size)
         deadline = time.monotonic() + 3 * SILENT_SECONDS
         while heartbeat.error is None and time.monotonic() < deadline:
             time.sleep(0.2)
-            if not is_first_of_machine:
+            if not is_first_of_machine():
                 continue  # The first will tell.
             try:
                 lost = silence.longer_than(SILENT_SECONDS)
@@ -142,8 +141,8 @@ class Peers:
         if read_launcher() == 1 or os.environ["RANK"] == "0" or file.exists():
             self._config_text = file.read_text(encoding="utf-8")
             return self._config_text
-        store = self._connect(DEFAULT_JOIN_SECONDS)
-        deadline = time.monotonic() + DEFAULT_JOIN_SECONDS
+        store = self._connect(JOIN_SECONDS)
+        deadline = time.monotonic() + JOIN_SECONDS
         while store is not None and time.monotonic() < deadline:
             self.raise_error()
             if store.check(["config"]):

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch.distributed as dist
 
-from ..settings.errors import SettingError, in_one_line
+from ..settings.errors import SettingError, in_one_line, is_first_of_machine
 
 Store = Any  # A store of torch.distributed, which has no public type.
 # After so long without the others, it is said what is waited for.
@@ -134,5 +134,5 @@ def _remedy(reason: str) -> str:
 
 def say(line: str) -> None:
     """Print a line to stderr, on one rank of each machine."""
-    if os.environ.get("LOCAL_RANK", "0") == "0":
+    if is_first_of_machine():
         print(f"{socket.gethostname()}: {line}", file=sys.stderr, flush=True)

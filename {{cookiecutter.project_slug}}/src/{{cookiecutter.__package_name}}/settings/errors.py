@@ -72,10 +72,15 @@ def check_printed() -> None:
         raise RunError(f"standard output cannot be written: {error.strerror}; results are lost")
 
 
+def is_first_of_machine() -> bool:
+    """Return whether this is the rank that prints for its machine."""
+    return os.environ.get("LOCAL_RANK", "0") in ("", "0")
+
+
 def _print_once(line: str) -> None:
     """Print a line on stderr, on one rank of each machine: the cause may be on one machine only."""
     sys.stdout.flush()
-    if os.environ.get("LOCAL_RANK", "0") in ("", "0"):
+    if is_first_of_machine():
         is_multi_node = os.environ.get("GROUP_WORLD_SIZE", "1") != "1"
         host = f"{socket.gethostname()}: " if is_multi_node else ""
         print(f"{host}{line}", file=sys.stderr, flush=True)

@@ -18,6 +18,7 @@ Tracker = Literal["none", "tensorboard", "wandb", "mlflow", "trackio"]
 
 # A function of the user may change the current folder.
 START_FOLDER = Path.cwd()
+JOIN_SECONDS = 120
 # Not in config.yaml: they only say where the run is stored and how it is started.
 NOT_SAVED = (
     *("run_dir", "resume", "allow_changes", "join_seconds", "profile", "plan_only"),
@@ -95,7 +96,7 @@ class RunConfig:
     The fp16 loss scaler skips overflowing steps in any case; those are not counted.
     """
 
-    join_seconds: Annotated[int, Ge(1)] = 120
+    join_seconds: Annotated[int, Ge(1)] = JOIN_SECONDS
     """Seconds in which all processes of the run must be there."""
 
     stop_exit_code: Annotated[int, Ge(0), Lt(256)] = 0
