@@ -76,6 +76,7 @@ FILES = """
     src/my_run/data.py
     src/my_run/distributed/__init__.py
     src/my_run/distributed/accelerator.py
+    src/my_run/distributed/autocast.py
     src/my_run/distributed/collectives.py
     src/my_run/distributed/devices.py
     src/my_run/distributed/finite.py

@@ -83,8 +83,10 @@ def package_of(project: Path) -> str:
 def environment(project: Path, devices: str | None = None) -> dict[str, str]:
     """Return the environment of a job that sees these GPUs; None is those of this program."""
     kept = {name: text for name, text in os.environ.items() if not name.startswith(FOREIGN)}
+    # The project's first; then those of a machine without network, whose packages are in a folder.
+    paths = [str(project / "src"), *filter(None, [os.environ.get("PYTHONPATH")])]
     # The folder of rank.py has modules of other names than the project's.
-    ours = {"PYTHONPATH": str(project / "src"), "PYTHONSAFEPATH": "1", "OMP_NUM_THREADS": "1"}
+    ours = {"PYTHONPATH": os.pathsep.join(paths), "PYTHONSAFEPATH": "1", "OMP_NUM_THREADS": "1"}
     return kept | ours | ({} if devices is None else {"CUDA_VISIBLE_DEVICES": devices})
 
 

@@ -20,7 +20,8 @@ from .batches.seeds import COMPILE_OPTIONS
 from .checkpoint.state import TrainingState
 from .config import TrainConfig
 from .data import collate, describe, load_split, prepare
-from .distributed.accelerator import AutocastForward, check_launcher, make_accelerator
+from .distributed.accelerator import check_launcher, make_accelerator
+from .distributed.autocast import AutocastForward
 from .distributed.devices import find_devices
 from .distributed.launch import run_in_this_process
 from .distributed.signals import StopSignals

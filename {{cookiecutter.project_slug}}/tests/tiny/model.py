@@ -56,7 +56,10 @@ def example_inputs(config: TrainConfig, info: DataInfo) -> tuple[Tensor, ...]:
 
 def compute_loss(model: nn.Module, batch: Batch) -> tuple[Tensor, int]:
     inputs, targets = batch
-    return cross_entropy(model(inputs), targets, reduction="sum"), len(targets)
+    logits = model(inputs)
+    # In every program, mixed precision is for the model alone, not for its loss.
+    assert not torch.is_autocast_enabled(logits.device.type)
+    return cross_entropy(logits, targets, reduction="sum"), len(targets)
 
 
 def score(model: nn.Module, batch: Batch) -> dict[str, Tensor]:

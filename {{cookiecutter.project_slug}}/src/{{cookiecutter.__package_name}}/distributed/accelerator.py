@@ -3,16 +3,13 @@
 import os
 from collections.abc import Sequence
 from datetime import timedelta
-from typing import Any
 
-import torch
 from accelerate import Accelerator
 from accelerate.utils import (
     DistributedDataParallelKwargs,
     FullyShardedDataParallelPlugin,
     GradientAccumulationPlugin,
     InitProcessGroupKwargs,
-    convert_to_fp32,
 )
 from torch import nn
 
@@ -105,18 +102,3 @@ def make_accelerator(
             f"--nproc-per-node {devices.world_size} -m {program_name()}, and the same flags"
         )
     return accelerator
-
-
-class AutocastForward(nn.Module):
-    """Autocast inside the replicas of DataParallel, whose threads do not inherit the caller's."""
-
-    def __init__(self, module: nn.Module, mixed_precision: Precision) -> None:
-        super().__init__()
-        self.module = module
-        self.enabled = mixed_precision == "bf16"
-
-    def forward(self, *inputs: Any, **named_inputs: Any) -> Any:
-        device_type = next(self.module.parameters()).device.type
-        with torch.autocast(device_type, dtype=torch.bfloat16, enabled=self.enabled):
-            outputs = self.module(*inputs, **named_inputs)
-        return convert_to_fp32(outputs) if self.enabled else outputs

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 
 from ..settings.errors import SettingError
-from ..settings.run_config import Precision, RunConfig
+from ..settings.run_config import RunConfig
 from .program import accelerate_sets, forget_launcher, program_name, read_launcher
 from .versions import obstacle_to_ordered_reduce_scatter
 
@@ -44,11 +44,6 @@ class Devices:
     def data_parallel_size(self) -> int:
         """Replicas of the model that see different data."""
         return self.world_size * self.devices_per_process
-
-    def autocast(self, mixed_precision: Precision) -> torch.autocast:
-        """Return a context whose forward passes run in `mixed_precision`."""
-        dtype = torch.float16 if mixed_precision == "fp16" else torch.bfloat16
-        return torch.autocast(self.device.type, dtype=dtype, enabled=mixed_precision != "no")
 
 
 def find_devices(config: RunConfig, strategy: str | None = None) -> Devices:

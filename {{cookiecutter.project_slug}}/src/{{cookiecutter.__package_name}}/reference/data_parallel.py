@@ -20,7 +20,7 @@ from ..batches.seeds import COMPILE_OPTIONS
 from ..checkpoint.state import TrainingState
 from ..config import TrainConfig
 from ..data import collate, describe, load_split, prepare
-from ..distributed.accelerator import AutocastForward
+from ..distributed.autocast import AutocastForward
 from ..distributed.devices import find_devices
 from ..distributed.launch import run_in_this_process
 from ..distributed.signals import StopSignals
@@ -88,8 +88,7 @@ def train(config: TrainConfig) -> None:
             for k in plan.passes:
                 batch = next(batches)
                 plan.seed_forward(step, k)
-                with devices.autocast(config.mixed_precision):
-                    loss, items = compute_loss(parallel_model, batch)
+                loss, items = compute_loss(parallel_model, batch)
                 torch.autograd.backward(scaler.scale(sums.per_item(loss) / len(plan.passes)))
                 sums.collect(k, loss, items)
             sums.finish()
@@ -109,7 +108,7 @@ def train(config: TrainConfig) -> None:
             if plan.logs_at(step):
                 run.log_training(step, sums.mean_loss(), grad_norm, learning_rate)
             if plan.validates_at(step):
-                with run.evaluating(), devices.autocast(config.mixed_precision):
+                with run.evaluating():
                     validation = evaluate(parallel_model, validation_loader, score, summarize)
                 run.log_evaluation("validation", step, validation)
             stop.agree()
@@ -120,7 +119,7 @@ def train(config: TrainConfig) -> None:
 
         test = None
         if not stop.reason:
-            with run.evaluating(), devices.autocast(config.mixed_precision):
+            with run.evaluating():
                 test = evaluate(parallel_model, test_loader, score, summarize)
             run.log_evaluation("test", run.steps_done, test)
 

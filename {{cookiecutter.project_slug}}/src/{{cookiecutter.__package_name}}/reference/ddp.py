@@ -21,6 +21,7 @@ from ..batches.seeds import COMPILE_OPTIONS
 from ..checkpoint.state import TrainingState
 from ..config import TrainConfig
 from ..data import collate, describe, load_split, prepare
+from ..distributed.autocast import AutocastForward
 from ..distributed.devices import find_devices
 from ..distributed.launch import run_in_processes
 from ..distributed.process_group import join_process_group
@@ -70,8 +71,11 @@ def train(config: TrainConfig) -> None:
     model.to(device)
     if config.compile:
         model.compile(options=COMPILE_OPTIONS)
+    forward = AutocastForward(model, config.mixed_precision)
     device_ids = None if device.type == "cpu" else [device]
-    parallel_model = DistributedDataParallel(model, device_ids=device_ids, broadcast_buffers=False)
+    parallel_model = DistributedDataParallel(
+        forward, device_ids=device_ids, broadcast_buffers=False
+    )
     optimizer = make_optimizer(model, config)
     scaler = torch.amp.GradScaler(device.type, enabled=config.mixed_precision == "fp16")
     average = WeightAverage(model, config.ema_decay)
@@ -93,8 +97,7 @@ def train(config: TrainConfig) -> None:
                 plan.seed_forward(step, k)
                 # As no_sync() does, but without a block: all-reduce in the last pass only.
                 parallel_model.require_backward_grad_sync = k == plan.passes[-1]
-                with devices.autocast(config.mixed_precision):
-                    loss, items = compute_loss(parallel_model, batch)
+                loss, items = compute_loss(parallel_model, batch)
                 torch.autograd.backward(scaler.scale(sums.per_item(loss) / len(plan.passes)))
                 sums.collect(k, loss, items)
             sums.finish()
@@ -114,7 +117,7 @@ def train(config: TrainConfig) -> None:
             if plan.logs_at(step):
                 run.log_training(step, sums.mean_loss(), grad_norm, learning_rate)
             if plan.validates_at(step):
-                with run.evaluating(), devices.autocast(config.mixed_precision):
+                with run.evaluating():
                     validation = evaluate(parallel_model, validation_loader, score, summarize)
                 run.log_evaluation("validation", step, validation)
             stop.agree()
@@ -125,7 +128,7 @@ def train(config: TrainConfig) -> None:
 
         test = None
         if not stop.reason:
-            with run.evaluating(), devices.autocast(config.mixed_precision):
+            with run.evaluating():
                 test = evaluate(parallel_model, test_loader, score, summarize)
             run.log_evaluation("test", run.steps_done, test)
 

@@ -22,6 +22,7 @@ from ..batches.seeds import COMPILE_OPTIONS
 from ..checkpoint.state import TrainingState
 from ..config import TrainConfig
 from ..data import collate, describe, load_split, prepare
+from ..distributed.autocast import AutocastForward
 from ..distributed.devices import find_devices
 from ..distributed.launch import run_in_processes
 from ..distributed.process_group import join_process_group
@@ -77,7 +78,8 @@ def train(config: TrainConfig) -> None:
     for module in model.modules():
         if isinstance(module, SHARD_UNITS):
             fully_shard(module, mesh=mesh)
-    parallel_model: Any = fully_shard(model, mesh=mesh)
+    sharded_model: Any = fully_shard(model, mesh=mesh)
+    parallel_model = AutocastForward(sharded_model, config.mixed_precision)
     if device.type == "cpu" and not devices.exact:
         divide_after_reduce_scatter(model)
     optimizer = make_optimizer(model, config)
@@ -101,9 +103,8 @@ def train(config: TrainConfig) -> None:
                 plan.seed_forward(step, k)
                 # Reduce-scatter in the last pass only; an exact sum needs that of every pass.
                 is_last = k == plan.passes[-1]
-                parallel_model.set_requires_gradient_sync(is_last or devices.exact)
-                with devices.autocast(config.mixed_precision):
-                    loss, items = compute_loss(parallel_model, batch)
+                sharded_model.set_requires_gradient_sync(is_last or devices.exact)
+                loss, items = compute_loss(parallel_model, batch)
                 torch.autograd.backward(scaler.scale(sums.per_item(loss) / len(plan.passes)))
                 sums.collect(k, loss, items)
             sums.finish()
@@ -123,7 +124,7 @@ def train(config: TrainConfig) -> None:
             if plan.logs_at(step):
                 run.log_training(step, sums.mean_loss(), grad_norm, learning_rate)
             if plan.validates_at(step):
-                with run.evaluating(), devices.autocast(config.mixed_precision):
+                with run.evaluating():
                     validation = evaluate(parallel_model, validation_loader, score, summarize)
                 run.log_evaluation("validation", step, validation)
             stop.agree()
@@ -134,7 +135,7 @@ def train(config: TrainConfig) -> None:
 
         test = None
         if not stop.reason:
-            with run.evaluating(), devices.autocast(config.mixed_precision):
+            with run.evaluating():
                 test = evaluate(parallel_model, test_loader, score, summarize)
             run.log_evaluation("test", run.steps_done, test)
 

@@ -15,6 +15,7 @@ from ..batches.seeds import COMPILE_OPTIONS
 from ..checkpoint.state import TrainingState
 from ..config import TrainConfig
 from ..data import collate, describe, load_split, prepare
+from ..distributed.autocast import AutocastForward
 from ..distributed.devices import find_devices
 from ..distributed.launch import run_in_this_process
 from ..distributed.signals import StopSignals
@@ -62,7 +63,7 @@ def train(config: TrainConfig) -> None:
     model.to(device)
     if config.compile:
         model.compile(options=COMPILE_OPTIONS)
-    parallel_model = model
+    parallel_model = AutocastForward(model, config.mixed_precision)
     optimizer = make_optimizer(model, config)
     scaler = torch.amp.GradScaler(device.type, enabled=config.mixed_precision == "fp16")
     average = WeightAverage(model, config.ema_decay)
@@ -82,8 +83,7 @@ def train(config: TrainConfig) -> None:
             for k in plan.passes:
                 batch = next(batches)
                 plan.seed_forward(step, k)
-                with devices.autocast(config.mixed_precision):
-                    loss, items = compute_loss(parallel_model, batch)
+                loss, items = compute_loss(parallel_model, batch)
                 torch.autograd.backward(scaler.scale(sums.per_item(loss) / len(plan.passes)))
                 sums.collect(k, loss, items)
             sums.finish()
@@ -103,7 +103,7 @@ def train(config: TrainConfig) -> None:
             if plan.logs_at(step):
                 run.log_training(step, sums.mean_loss(), grad_norm, learning_rate)
             if plan.validates_at(step):
-                with run.evaluating(), devices.autocast(config.mixed_precision):
+                with run.evaluating():
                     validation = evaluate(parallel_model, validation_loader, score, summarize)
                 run.log_evaluation("validation", step, validation)
             stop.agree()
@@ -114,7 +114,7 @@ def train(config: TrainConfig) -> None:
 
         test = None
         if not stop.reason:
-            with run.evaluating(), devices.autocast(config.mixed_precision):
+            with run.evaluating():
                 test = evaluate(parallel_model, test_loader, score, summarize)
             run.log_evaluation("test", run.steps_done, test)
 
