@@ -38,6 +38,7 @@ def note_backend(notes: dict[str, Any], *, is_shared: bool) -> None:
     if is_shared:
         # With it, find_devices and DDP take the first device.
         os.environ |= {"LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "1"}
+        gather_without_functional_collectives()
 
     def init_and_note(backend: Any = None, *positional: Any, **named: Any) -> None:
         if is_shared:
@@ -48,6 +49,25 @@ def note_backend(notes: dict[str, Any], *, is_shared: bool) -> None:
         notes["backend"] = str(dist.get_backend_config())
 
     dist.init_process_group = init_and_note
+
+
+def gather_without_functional_collectives() -> None:
+    """Let DTensor gather by plain collectives: with gloo, its own crash on a GPU (torch 2.11)."""
+    dist: Any = importlib.import_module("torch.distributed")
+    functional: Any = importlib.import_module("torch.distributed._functional_collectives")
+
+    def gather(tensor: Any, gather_dim: int, group: Any, tag: str = "") -> Any:
+        mesh, dimension = group
+        of_mesh = mesh.get_group(dimension)
+        parts = [tensor.new_empty(tensor.shape) for _ in range(of_mesh.size())]
+        dist.all_gather(parts, tensor.contiguous(), group=of_mesh)
+        return importlib.import_module("torch").cat(parts, dim=gather_dim)
+
+    # Renamed in torch 2.13.
+    for name in ("all_gather_tensor", "all_gather_single"):
+        for suffix in ("", "_autograd"):
+            if hasattr(functional, name + suffix):
+                setattr(functional, name + suffix, gather)
 
 
 def leave_out_peak_flops(package: str) -> None:
