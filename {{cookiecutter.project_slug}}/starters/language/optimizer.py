@@ -14,7 +14,9 @@ def make_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimiz
         {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": config.weight_decay},
         {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
     ]
-    return torch.optim.AdamW(groups, lr=config.learning_rate, betas=(0.9, 0.95), foreach=True)
+    on_gpu = parameters[0].is_cuda
+    kernels = {"fused": on_gpu, "foreach": not on_gpu}
+    return torch.optim.AdamW(groups, lr=config.learning_rate, betas=(0.9, 0.95), **kernels)
 
 
 def set_learning_rate(
