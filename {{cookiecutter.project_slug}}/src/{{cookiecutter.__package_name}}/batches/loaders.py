@@ -1,12 +1,12 @@
 """Batches on this rank's device: `sampling` says which samples, `data.py` what they are."""
 
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Protocol
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
+from torch.utils.data import Dataset, Sampler, default_collate
 
 from ..distributed.devices import Devices
 from ..distributed.signal_watch import WATCH
@@ -15,7 +15,7 @@ from ..settings.run_config import RunConfig
 from .plan import Plan
 from .sampling import EvaluationSampler, MicroBatch, TrainSampler
 from .seeds import EVALUATION_STREAM, derive_seed, seed_torch
-from .structure import concatenate, to_device
+from .structure import concatenate, map_leaves, to_device
 from .workers import WorkerLoader
 
 Collate = Callable[[list[Any]], Any] | None
@@ -42,7 +42,7 @@ def make_train_batches(dataset: MapDataset, collate: Collate, plan: Plan) -> Ite
         passes=plan.passes,
         devices_per_process=devices.devices_per_process,
     )
-    loader = iter(_make_loader(MicroBatchReader(dataset, collate), sampler, config, devices))
+    loader = _make_loader(MicroBatchReader(dataset, collate), sampler, config, devices)
     return (to_device(batch, devices.device) for batch in loader)
 
 
@@ -83,18 +83,42 @@ def _make_loader(
     sampler: Sampler[list[MicroBatch]],
     config: RunConfig,
     devices: Devices,
-) -> DataLoader[Any]:
+) -> Iterable[Any]:
+    if not config.num_workers:
+        return _Reading(reader, sampler, pinned=devices.device.type == "cuda")
     return WorkerLoader(
         reader,
         sampler=sampler,
         batch_size=None,
         num_workers=config.num_workers,
         # Starting workers again for each evaluation takes half a second.
-        persistent_workers=config.num_workers > 0,
+        persistent_workers=True,
         pin_memory=devices.device.type == "cuda",
         # Otherwise each new iterator draws a number from the global generator.
         generator=torch.Generator(),
     )
+
+
+class _Reading:
+    """Reads batches in this process; a `DataLoader` takes 30 microseconds more for each.
+
+    A GPU still computes what was queued before while the next batch is read.
+    """
+
+    def __init__(
+        self, reader: "MicroBatchReader", sampler: Sampler[list[MicroBatch]], *, pinned: bool
+    ) -> None:
+        self.reader, self.sampler, self.pinned = reader, sampler, pinned
+
+    def __iter__(self) -> Iterator[Any]:
+        for micro_batches in self.sampler:
+            batch = self.reader[micro_batches]
+            yield map_leaves(_pin, batch) if self.pinned else batch
+
+
+def _pin(leaf: Any) -> Any:
+    """Return a tensor in pinned memory, from which it is copied without waiting."""
+    return leaf.pin_memory() if hasattr(leaf, "pin_memory") else leaf
 
 
 class MicroBatchReader(Dataset[Any]):

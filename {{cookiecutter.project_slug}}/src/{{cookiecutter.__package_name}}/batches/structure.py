@@ -10,6 +10,8 @@ from torch import Tensor
 
 def to_device(batch: Any, device: torch.device) -> Any:
     """Return a batch whose tensors are on `device`; what is no tensor stays as it is."""
+    if device.type == "cpu":  # There it was made.
+        return batch
 
     def move(leaf: Any) -> Any:
         if isinstance(leaf, Tensor):

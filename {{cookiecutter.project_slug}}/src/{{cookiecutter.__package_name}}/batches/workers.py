@@ -23,14 +23,10 @@ class WorkerLoader(DataLoader[Any]):
     """
 
     def __init__(self, dataset: Dataset[Any], *, num_workers: int, **options: Any) -> None:
-        timeout = TIMEOUT_SECONDS if num_workers else 0
-        super().__init__(dataset, num_workers=num_workers, timeout=timeout, **options)
-        if num_workers:
-            atexit.register(_kill_workers)
+        super().__init__(dataset, num_workers=num_workers, timeout=TIMEOUT_SECONDS, **options)
+        atexit.register(_kill_workers)
 
     def __iter__(self) -> Any:
-        if not self.num_workers:
-            return super().__iter__()
         try:
             with signals_blocked():
                 batches = super().__iter__()

@@ -10,6 +10,7 @@ from types import TracebackType
 from typing import Any
 
 from ..batches.plan import Plan
+from ..batches.seeds import RANDOM_NUMBERS
 from ..settings.errors import RunError
 from .atomic import sync
 from .progress import Progress
@@ -111,7 +112,11 @@ class Checkpoints(AbstractContextManager["Checkpoints"]):
         tensors = self.state.tensors()
         if self.plan.devices.is_main_process:
             self.wait()
-            metadata = {**asdict(self.progress), "config": self.plan.config.saved()}
+            metadata = {
+                **asdict(self.progress),
+                "config": self.plan.config.saved(),
+                "random_numbers": RANDOM_NUMBERS,
+            }
             self._writing = self._thread.submit(self._write, step, tensors, metadata)
 
     def wait(self) -> None:

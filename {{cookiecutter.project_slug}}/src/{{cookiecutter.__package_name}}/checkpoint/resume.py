@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from ..batches.seeds import RANDOM_NUMBERS
 from ..distributed.devices import Devices
 from ..distributed.program import launch_command, program_name
 from ..settings.config_file import CONFIG_FILE
@@ -48,6 +49,7 @@ def find_start(run_dir: Path, config: RunConfig) -> Progress:
     if latest:
         folder, manifest = latest
         if not config.allow_changes:
+            _refuse_other_random_numbers(folder, manifest)
             _refuse_changes(folder, manifest["config"], config)
         return progress_in(manifest)
     if (run_dir / WEIGHTS_FILE).exists():
@@ -98,6 +100,14 @@ def weights_folder(run_dir: Path, checkpoint: str | None) -> Path:
     except CorruptCheckpoint as error:
         raise SettingError(f"checkpoint {folder} is corrupted: {error}; {advice}") from error
     return folder
+
+
+def _refuse_other_random_numbers(folder: Path, manifest: dict[str, Any]) -> None:
+    if manifest.get("random_numbers") != RANDOM_NUMBERS:
+        raise SettingError(
+            f"{folder} is of an earlier version of this package, which derived sample order and "
+            "random numbers in another way; try --allow-changes to resume with those of now"
+        )
 
 
 def _refuse_changes(folder: Path, saved: dict[str, Any], config: RunConfig) -> None:

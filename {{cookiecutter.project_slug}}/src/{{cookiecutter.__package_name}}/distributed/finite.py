@@ -5,11 +5,14 @@ from torch import Tensor
 
 from .collectives import min_over_ranks
 
+# Sums that are kept until they are looked at, at most.
+MOST_KEPT = 256
+
 
 class FiniteCheck:
     """Records the first non-finite step on the device, or skips such steps.
 
-    To stop the run, the number is read where the loop reads from the device anyway, before it
+    To stop the run, the sums are looked at where the loop reads from the device anyway, before it
     logs or saves: no checkpoint contains a NaN. Skipping costs a device sync and an all-reduce in
     every step.
     """
@@ -27,7 +30,9 @@ class FiniteCheck:
         """False for fp16, whose loss scaler looks for overflowing gradients and skips them."""
 
         self.skipped_steps = skipped_steps
-        self._first = torch.full((1,), torch.inf, device=device)
+        self._first = torch.full((), torch.inf, device=device)
+        self._totals: dict[int, Tensor] = {}
+        """By step, what is NaN or inf if its loss or gradient is."""
 
     def should_step(self, step: int, losses: Tensor, grad_norm: Tensor) -> bool:
         """Return whether the optimizer may take this step; all ranks call it.
@@ -38,15 +43,27 @@ class FiniteCheck:
             grad_norm: (), of the whole gradient.
         """
         total = losses.sum() + grad_norm if self.check_gradients else losses.sum()
-        found = torch.where(torch.isfinite(total), torch.inf, float(step)).reshape(1)
+        self._totals[step] = total
         if not self.skip_nonfinite:
-            torch.minimum(self._first, found, out=self._first)
+            if len(self._totals) == MOST_KEPT:
+                self._look()
             return True
-        is_finite = bool(min_over_ranks(found).isinf())
+        is_finite = self.first_step() is None
+        self._first.fill_(torch.inf)
         self.skipped_steps += not is_finite
         return is_finite or not self.check_gradients
 
     def first_step(self) -> int | None:
         """Return the first non-finite step of any rank, or None; all ranks call it."""
+        self._look()
         first = float(min_over_ranks(self._first.clone()))
         return None if first == torch.inf else int(first)
+
+    def _look(self) -> None:
+        """Look at the sums, all at once: that is cheaper than in each step."""
+        if self._totals:
+            steps = torch.tensor([*self._totals], device=self._first.device).float()
+            totals = torch.stack([*self._totals.values()])
+            first = torch.where(totals.isfinite(), torch.inf, steps).min()
+            torch.minimum(self._first, first, out=self._first)
+            self._totals.clear()

@@ -38,7 +38,13 @@ class BatchNormSum:
         """(micro-batches per step, features), of which this rank's are set."""
 
         self.momentum = torch.cat([self._momentum_of(layer) for layer in self.layers])
-        self.tracked = [int(layer.num_batches_tracked or 0) for layer in self.layers]
+        self.sizes = [len(statistic) for layer in self.layers for statistic in _statistics(layer)]
+        self.counters: list[Tensor] = [
+            layer.num_batches_tracked
+            for layer in self.layers
+            if layer.num_batches_tracked is not None
+        ]
+        self.counted = [counter.clone() for counter in self.counters]
         for index, layer in enumerate(self.layers):
             layer.momentum = 1.0
             if self.devices_per_process > 1:
@@ -68,14 +74,12 @@ class BatchNormSum:
             # A step with NaN may be skipped: its statistics are.
             self.running = torch.where(row.isfinite(), updated, self.running)
         self.statistics.zero_()
-        sizes = [len(statistic) for layer in self.layers for statistic in _statistics(layer)]
-        parts = iter(torch.split(self.running, sizes))
-        for index, layer in enumerate(self.layers):
-            layer.running_mean.copy_(next(parts))
-            layer.running_var.copy_(next(parts))
-            self.tracked[index] += self.num_micro_batches
-            if layer.num_batches_tracked is not None:
-                layer.num_batches_tracked.fill_(self.tracked[index])
+        buffers = [statistic for layer in self.layers for statistic in _statistics(layer)]
+        # A few launches for all layers: one for each of them takes half a millisecond on a GPU.
+        torch._foreach_copy_(buffers, list(torch.split(self.running, self.sizes)))
+        if self.counters:
+            torch._foreach_add_(self.counted, self.num_micro_batches)
+            torch._foreach_copy_(self.counters, self.counted)
 
     def _buffers(self) -> Tensor:
         """Return mean and variance of each layer as one vector."""

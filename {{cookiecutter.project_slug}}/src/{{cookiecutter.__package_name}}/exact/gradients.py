@@ -49,7 +49,7 @@ class GradientSum:
 
     def collect(self) -> None:
         """Take the gradients of a backward pass; after the last pass of a step, set their sum."""
-        if not self.enabled or self.shards:
+        if not self.enabled or self.shards or (self.num_passes == 1 and not self.is_ddp):
             return
         self.num_collected += 1
         for index, parameter in enumerate(self.parameters):

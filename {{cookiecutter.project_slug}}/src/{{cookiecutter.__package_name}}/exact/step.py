@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from ..batches.means import exact_mean
 from ..batches.plan import Plan
@@ -65,6 +66,7 @@ class StepSums:
         self.items_per_pass = (items_per_sample or 1) * plan.samples_per_pass
         self.items[plan.passes.start : plan.passes.stop] = self.items_per_pass
         self.is_constant = True
+        self.is_ddp = isinstance(parallel_model, DistributedDataParallel)
         self.parameters = [p for p in parallel_model.parameters() if p.requires_grad]
         self.optional = [p for n, p in model.named_parameters() if n in without_gradient]
         self.is_used = torch.zeros(len(self.optional), dtype=torch.uint8, device=device)
@@ -78,9 +80,10 @@ class StepSums:
         waits for the gradient of each parameter: one that this pass does not use gets none, but is
         ready.
         """
-        connect: Any = _Connect.apply  # Some versions of torch give it types.
-        connected: Tensor = connect(loss, *self.parameters)
-        return connected / self.items_per_pass
+        if self.is_ddp:
+            connect: Any = _Connect.apply  # Some versions of torch give it types.
+            loss = connect(loss, *self.parameters)
+        return loss / self.items_per_pass
 
     def collect(self, k: int, loss: Tensor, items: int | Tensor) -> None:
         """Collect forward pass k of the step, after its backward pass."""

@@ -77,7 +77,8 @@ class RunLog(AbstractContextManager["RunLog"]):
 
     def advance(self, step: int) -> None:
         """Show `step` steps as done."""
-        self._bar.update(self._task, completed=step)
+        if not self._bar.disable:
+            self._bar.update(self._task, completed=step)
 
     def training(self, step: int, values: Mapping[str, float], items: float) -> None:
         """Record a training step; its speed is the mean since the last one that was recorded.
