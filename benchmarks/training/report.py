@@ -1,0 +1,148 @@
+"""The results as Markdown tables, and as a picture."""
+
+import statistics
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from .rows import BY_HAND, CPU_JOBS, GPU_JOBS, Job, Row
+
+HEADINGS = ("loop", "step, 5th percentile, ms", "median", "ratio", "first step, s", "whole, s")
+CPU_HEADINGS = ("memory, MB", "test loss")
+GPU_HEADINGS = ("samples/s", "MFU", "GPU idle", "GPU memory, GB", "test loss")
+Runs = list[dict[str, Any]]
+
+
+def markdown(results: Mapping[str, Any]) -> str:
+    """Return a table for each job, with hardware and versions."""
+    machine, parts = results["machine"], [results["machine"]["text"]]
+    headings = HEADINGS + (GPU_HEADINGS if machine["is_gpu"] else CPU_HEADINGS)
+    for name, measured in results["jobs"].items():
+        job = jobs_of(machine)[name]
+        lines = [
+            cells_of(job, row, measured, machine) for row in job.rows if measured.get(row.name)
+        ]
+        parts += [f"### {job.title}", table(headings, lines)]
+    return "\n\n".join(parts) + "\n"
+
+
+def jobs_of(machine: Mapping[str, Any]) -> dict[str, Job]:
+    """Return the jobs of a GPU or of a CPU."""
+    return GPU_JOBS if machine["is_gpu"] else CPU_JOBS
+
+
+def cells_of(
+    job: Job, row: Row, measured: Mapping[str, Runs], machine: Mapping[str, Any]
+) -> list[str]:
+    """Return the cells of a row: medians over its runs."""
+    runs = measured[row.name]
+    step = statistics.median(map(fifth_percentile, runs))
+    shown_ratio = "1" if row.against == row.name else ratio_text(ratios(row, measured))
+    cells = [
+        row.name,
+        f"{step:.2f}",
+        f"{statistics.median(statistics.median(run['step_ms']) for run in runs):.2f}",
+        shown_ratio,
+        f"{median_of(runs, 'first_step_seconds'):.1f}",
+        f"{median_of(runs, 'seconds'):.1f}",
+    ]
+    loss = f"{median_of(runs, 'test_loss'):.3f}"
+    if not machine["is_gpu"]:
+        return [*cells, f"{median_of(runs, 'process_bytes') / 1e6:,.0f}", loss]
+    samples = batch_size_of(job, row) / step * 1000
+    flops = next(
+        (
+            run["flops_per_sample"]
+            for name in measured
+            for run in measured[name]
+            if run["flops_per_sample"]
+        ),
+        None,
+    )
+    peak, kernels = machine["peak_flops"], median_of(runs, "kernel_ms")
+    return [
+        *cells,
+        f"{samples:,.0f}",
+        f"{samples * flops / peak:.1%}" if flops and peak else "",
+        f"{max(0.0, 1 - kernels / step):.1%}",
+        f"{median_of(runs, 'gpu_bytes') / 1e9:.1f}",
+        loss,
+    ]
+
+
+def ratios(row: Row, measured: Mapping[str, Runs]) -> list[float]:
+    """Return 5th percentile over that of the row beside it, for each round."""
+    pairs = zip(measured[row.name], measured.get(row.against, []), strict=False)
+    return [fifth_percentile(run) / fifth_percentile(other) for run, other in pairs]
+
+
+def ratio_text(values: list[float]) -> str:
+    """Return the median and the range of ratios."""
+    if not values:
+        return ""
+    text = f"{statistics.median(values):.2f}"
+    return text if len(values) == 1 else f"{text} ({min(values):.2f} to {max(values):.2f})"
+
+
+def fifth_percentile(run: Mapping[str, Any]) -> float:
+    """Return the 5th percentile of the step times, without the first steps; in ms."""
+    times = run["step_ms"][len(run["step_ms"]) // 10 :]
+    several = times * 2 if len(times) == 1 else times
+    return float(statistics.quantiles(several, n=20, method="inclusive")[0])
+
+
+def median_of(runs: Runs, name: str) -> float:
+    """Return the median of a number over runs."""
+    return float(statistics.median(run[name] for run in runs))
+
+
+def batch_size_of(job: Job, row: Row) -> int:
+    """Return the samples of a step."""
+    flags = [*job.flags, *row.flags]
+    last = len(flags) - 1 - flags[::-1].index("--global-batch-size")
+    return int(flags[last + 1])
+
+
+def table(headings: Iterable[str], lines: Iterable[list[str]]) -> str:
+    """Return a Markdown table."""
+    names = list(headings)
+    rows = [names, ["---"] * len(names), *lines]
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+
+
+def draw(results: Mapping[str, Any], file: Path) -> None:
+    """Draw the ratios of each job that has a loop by hand, as bars."""
+    from matplotlib.figure import Figure
+
+    jobs = {
+        jobs_of(results["machine"])[name]: measured
+        for name, measured in results["jobs"].items()
+        if measured.get(BY_HAND)
+    }
+    if not jobs:
+        return
+    heights = [len(measured) for measured in jobs.values()]
+    figure = Figure(figsize=(9, 1 + 0.34 * sum(heights) + len(jobs)), layout="constrained")
+    for axes, (job, measured) in zip(
+        figure.subplots(len(jobs), 1, height_ratios=heights, squeeze=False)[:, 0],
+        jobs.items(),
+        strict=True,
+    ):
+        rows = [row for row in job.rows if measured.get(row.name)][::-1]
+        by_hand = measured[BY_HAND]
+        values = [
+            statistics.median(
+                fifth_percentile(run) / fifth_percentile(other)
+                for run, other in zip(measured[row.name], by_hand, strict=False)
+            )
+            for row in rows
+        ]
+        colors = ["#c44e52" if "`" in row.name else "#8c9bb0" for row in rows]
+        bars = axes.barh([row.name.replace("`", "") for row in rows], values, color=colors)
+        axes.bar_label(bars, [f"{value:.2f}" for value in values], padding=3)
+        axes.axvline(1, color="black", linewidth=0.8)
+        axes.set_title(job.title, loc="left")
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.margins(x=0.1)
+    axes.set_xlabel("time of a step, over that of the loop by hand (red: the template's programs)")
+    figure.savefig(file, dpi=150)
