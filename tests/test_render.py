@@ -123,6 +123,7 @@ FILES = """
     src/my_run/run/folder.py
     src/my_run/run/log.py
     src/my_run/run/metrics_file.py
+    src/my_run/run/passes.py
     src/my_run/run/peak_flops.py
     src/my_run/run/plan_table.py
     src/my_run/run/profiling.py

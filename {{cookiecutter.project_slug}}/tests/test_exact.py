@@ -104,9 +104,21 @@ def test_a_parameter_may_take_part_in_some_passes_or_none(is_used_in: set[int]) 
     assert used == [[bool(is_used_in), False]] * 2
 
 
-def test_accelerate_keeps_one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("config", "threads"),
+    [
+        (TrainConfig(placement="single"), 1),
+        (TrainConfig(placement="single", threads=3), 3),
+        (TrainConfig(placement="single", threads=3, exact=False), 3),
+    ],
+)
+def test_accelerate_keeps_the_number_of_threads(
+    config: TrainConfig, threads: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """With one process a machine no launcher sets the variable: it would take every core."""
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-    use_deterministic_kernels(find_devices(TrainConfig(placement="single"), "single"))
+    before = torch.get_num_threads()
+    use_deterministic_kernels(config, find_devices(config, "single"))
 
-    assert (os.environ["OMP_NUM_THREADS"], torch.get_num_threads()) == ("1", 1)
+    assert (os.environ["OMP_NUM_THREADS"], torch.get_num_threads()) == (str(threads), threads)
+    torch.set_num_threads(before)

@@ -61,7 +61,7 @@ def evaluate_run(settings: EvaluateConfig) -> Evaluation:
         tracker="none",
     )
     devices = find_devices(config)
-    use_deterministic_kernels(devices)
+    use_deterministic_kernels(config, devices)
 
     # Data
     prepare_once(prepare, config)

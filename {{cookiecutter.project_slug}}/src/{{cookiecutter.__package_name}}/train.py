@@ -45,7 +45,7 @@ def train(config: TrainConfig) -> None:
     device = devices.device
     check_launcher(config, devices)
     check_settings(config, devices)
-    use_deterministic_kernels(devices)
+    use_deterministic_kernels(config, devices)
     run_folder = RunFolder(config, devices)
 
     # Data

@@ -45,15 +45,14 @@ def evaluate(
     model.eval()
     columns: Scores = {}
     for samples, batch in loader:
-        rows = score(model, batch)
-        if samples is None:  # Repeated, so that all ranks call the model equally often.
-            samples = range(0)
-            rows = {name: values[:0] for name, values in rows.items()}
-        for name, values in rows.items():
-            check_rows(name, values, len(samples))
+        # A repeated batch, so that all ranks call the model equally often, has none that counts.
+        counted = range(0) if samples is None else samples
+        for name, values in score(model, batch).items():
+            if samples is not None:
+                check_rows(name, values, loader.num_read(samples))
             shape = (loader.num_samples, *values.shape[1:])
             column = columns.setdefault(name, values.new_zeros(shape))
-            column[samples.start : samples.stop] = values
+            column[counted.start : counted.stop] = values[: len(counted)]
     model.train(was_training)
     scores = {name: _collected(column).cpu() for name, column in columns.items()}
     return Evaluation(loader.num_samples, summarize(scores), scores)

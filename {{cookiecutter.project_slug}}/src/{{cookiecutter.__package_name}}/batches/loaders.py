@@ -56,13 +56,19 @@ class EvaluationLoader:
         self._device, self._seed = devices.device, config.seed
         self._sampler = EvaluationSampler(
             len(dataset),
-            batch_size=config.micro_batch_size,
+            batch_size=config.eval_batch_size or config.micro_batch_size,
             seed=config.seed,
             rank=devices.rank,
             world_size=devices.world_size,
+            # Compiled code is for one size: another one is compiled anew.
+            is_padded=config.compile,
         )
         reader = MicroBatchReader(dataset, collate)
         self._loader = _make_loader(reader, self._sampler, config, devices)
+
+    def num_read(self, samples: range) -> int:
+        """Return the number of samples of the batch that holds `samples`: more, if padded."""
+        return self._sampler.batch_size if self._sampler.is_padded else len(samples)
 
     def __iter__(self) -> Iterator[tuple[range | None, Any]]:
         """Yield `(samples, batch)`; `samples` is None for a repeated batch, not counted.
@@ -91,6 +97,7 @@ def _make_loader(
         sampler=sampler,
         batch_size=None,
         num_workers=config.num_workers,
+        threads=config.threads or 1,
         # Starting workers again for each evaluation takes half a second.
         persistent_workers=True,
         pin_memory=devices.device.type == "cuda",

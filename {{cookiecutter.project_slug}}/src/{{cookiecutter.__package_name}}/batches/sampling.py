@@ -101,6 +101,7 @@ class EvaluationSampler(Sampler[list[MicroBatch]]):
 
     Every rank gets the same number of batches, because a forward pass may contain a collective
     (FSDP2): a rank that has none left repeats the last one, which is not counted (see `counted`).
+    Where it is padded, the last batch repeats its last sample, which is not counted either.
     """
 
     def __init__(
@@ -111,8 +112,10 @@ class EvaluationSampler(Sampler[list[MicroBatch]]):
         seed: int = 0,
         rank: int = 0,
         world_size: int = 1,
+        is_padded: bool = False,
     ) -> None:
         self.num_samples = num_samples
+        self.batch_size, self.is_padded = batch_size, is_padded
         self.seed = seed
         starts = range(0, num_samples, batch_size)
         self.batches = [range(start, min(start + batch_size, num_samples)) for start in starts]
@@ -131,4 +134,7 @@ class EvaluationSampler(Sampler[list[MicroBatch]]):
     def __iter__(self) -> Iterator[list[MicroBatch]]:
         for index, samples in zip(self.batch_indices, self.counted(), strict=True):
             seed = derive_seed(self.seed, EVALUATION_STREAM, index, 0)
-            yield [MicroBatch(list(samples or self.batches[-1]), seed)]
+            read = list(samples or self.batches[-1])
+            if self.is_padded:
+                read += read[-1:] * (self.batch_size - len(read))
+            yield [MicroBatch(read, seed)]

@@ -4,8 +4,10 @@ import atexit
 import multiprocessing
 import signal
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
+import torch
 from torch.utils.data import DataLoader, Dataset
 
 from ..distributed.signals import signals_blocked
@@ -18,12 +20,26 @@ TIMEOUT_SECONDS = 300
 class WorkerLoader(DataLoader[Any]):
     """A `DataLoader` whose workers ignore the signals that stop the run.
 
+    Args:
+        dataset: What the workers read.
+        num_workers: Their number, at least one.
+        threads: CPU threads of each; the sums inside a kernel depend on it.
+        options: Of `DataLoader`.
+
     Raises:
         RunError: a worker was killed, or sent no batch for `TIMEOUT_SECONDS`.
     """
 
-    def __init__(self, dataset: Dataset[Any], *, num_workers: int, **options: Any) -> None:
-        super().__init__(dataset, num_workers=num_workers, timeout=TIMEOUT_SECONDS, **options)
+    def __init__(
+        self, dataset: Dataset[Any], *, num_workers: int, threads: int, **options: Any
+    ) -> None:
+        super().__init__(
+            dataset,
+            num_workers=num_workers,
+            timeout=TIMEOUT_SECONDS,
+            worker_init_fn=partial(_set_threads, threads),
+            **options,
+        )
         atexit.register(_kill_workers)
 
     def __iter__(self) -> Any:
@@ -41,6 +57,10 @@ class WorkerLoader(DataLoader[Any]):
             if not str(error).startswith(("DataLoader worker", "DataLoader timed out")):
                 raise
             raise _worker_error(error) from error
+
+
+def _set_threads(threads: int, worker: int) -> None:
+    torch.set_num_threads(threads)
 
 
 def _worker_error(error: Exception) -> RunError:

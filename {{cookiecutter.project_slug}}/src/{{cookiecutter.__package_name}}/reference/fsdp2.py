@@ -48,7 +48,7 @@ def train(config: TrainConfig) -> None:
     devices = find_devices(config, "fsdp2")
     device = devices.device
     check_settings(config, devices)
-    use_deterministic_kernels(devices)
+    use_deterministic_kernels(config, devices)
     run_folder = RunFolder(config, devices)
 
     # Data

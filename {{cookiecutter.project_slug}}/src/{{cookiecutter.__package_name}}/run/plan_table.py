@@ -15,6 +15,7 @@ from ..distributed.program import program_name
 from ..exact.tree import odd_factor
 from ..settings.run_config import RunConfig
 from .folder import RunFolder
+from .passes import cost_row
 from .tables import print_table
 from .trial import Trial
 
@@ -75,6 +76,7 @@ def plan_rows(plan: Plan, start: Progress, model: nn.Module, trial: Trial) -> di
         f"{config.micro_batch_size} per forward pass x {devices.data_parallel_size} "
         f"replica{'s' * (devices.data_parallel_size > 1)} x {accumulation} "
         f"accumulation step{'s' * (accumulation > 1)}",
+        **cost_row(plan, trial.part_of_one_pass),
         "Epoch": f"{plan.steps_per_epoch} steps, {used} of {plan.num_train_samples} samples"
         + (f"; {rest} left out, others in each epoch" if rest else ""),
         "Steps": f"{plan.total_steps} optimizer steps ({epochs:.3g} epochs)",

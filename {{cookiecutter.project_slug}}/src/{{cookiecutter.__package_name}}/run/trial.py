@@ -19,6 +19,7 @@ from ..settings.errors import SettingError
 from ..settings.run_config import RunConfig
 from .contract import ComputeLoss, check_layers, check_loss, check_set, check_sum
 from .metrics_file import METRICS_FILE, OWN_NAMES
+from .passes import part_of_one_pass
 from .users_code import call_users, errors_named, read_batch
 
 NUM_SCORED = 64
@@ -41,6 +42,9 @@ class Trial:
 
     flops_per_sample: float
     """FLOPs of matrix products, convolutions and attention, forward and backward."""
+
+    part_of_one_pass: float | None = None
+    """For `--plan`: the time of a global batch in one pass, over that in micro-batches."""
 
 
 def try_out(
@@ -77,13 +81,16 @@ def try_out(
         raise SettingError(
             "model.py: compute_loss gives no parameter a gradient; do not detach its result"
         )
+    part = None
+    if config.plan_only and not _is_large(model):
+        part = part_of_one_pass(train_set, collate, config, model, compute_loss)
     changed = _restore_buffers(model, before)
     model.zero_grad()
     with _evaluating(model), _all_cores(model):
         size = _num_tried(model, config.micro_batch_size) // 2 or 1
         check_sum(compute_loss, model, validation_set, collate, size)
     flops_per_sample = counter.get_total_flops() / len(samples)
-    return Trial(without, changed, items_per_sample, flops_per_sample)
+    return Trial(without, changed, items_per_sample, flops_per_sample, part)
 
 
 def _num_tried(model: nn.Module, most: int) -> int:

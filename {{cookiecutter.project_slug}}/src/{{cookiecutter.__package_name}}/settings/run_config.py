@@ -54,6 +54,9 @@ class RunConfig:
     micro_batch_size: Annotated[int, Ge(1)] = 8
     """Samples per forward pass on one device; gradient accumulation is derived from it."""
 
+    eval_batch_size: Annotated[int | None, Ge(1)] = None
+    """Samples per forward pass of an evaluation; None is micro_batch_size."""
+
     max_grad_norm: Annotated[float, Ge(0)] = 1.0
     """Clip the gradient of a step to this L2 norm; 0 is off (the norm is still logged)."""
 
@@ -71,6 +74,9 @@ class RunConfig:
 
     compile: bool = False
     """Use torch.compile: slower first step, then faster on a GPU; agrees to rounding error."""
+
+    threads: Annotated[int | None, Ge(1)] = None
+    """CPU threads of each process, which the bits depend on; None is 1 if exact, else PyTorch's."""
 
     num_workers: Annotated[int, Ge(0)] = 0
     """DataLoader worker processes per training process; 0 loads in the training process."""

@@ -1,0 +1,52 @@
+"""What the forward passes of a step cost, against a single one: measured for `--plan`."""
+
+import time
+
+import torch
+from torch import nn
+
+from ..batches.loaders import Collate, MapDataset
+from ..batches.plan import Plan
+from ..settings.run_config import RunConfig
+from .contract import ComputeLoss
+from .users_code import read_batch
+
+NUM_ROUNDS = 3
+
+
+def part_of_one_pass(
+    dataset: MapDataset,
+    collate: Collate,
+    config: RunConfig,
+    model: nn.Module,
+    compute_loss: ComputeLoss,
+) -> float | None:
+    """Return the time of a global batch in one pass, over that in micro-batches, on the CPU.
+
+    None if a step has one pass anyway, or the data set has no whole global batch.
+    """
+    if config.num_micro_batches == 1 or len(dataset) < config.global_batch_size:
+        return None
+    seconds: dict[int, list[float]] = {config.micro_batch_size: [], config.global_batch_size: []}
+    for _ in range(NUM_ROUNDS):
+        for size, taken in seconds.items():
+            start = time.perf_counter()
+            loss, _ = compute_loss(model, read_batch(dataset, collate, list(range(size))))
+            torch.autograd.backward(loss)
+            taken.append(time.perf_counter() - start)
+    micro_batch, whole = map(min, seconds.values())
+    return whole / (config.num_micro_batches * micro_batch)
+
+
+def cost_row(plan: Plan, part: float | None) -> dict[str, str]:
+    """Return the row of the plan; none if a step has one pass."""
+    num_passes = plan.gradient_accumulation_steps
+    if num_passes == 1:
+        return {}
+    size = plan.config.global_batch_size // plan.devices.data_parallel_size
+    # Measured on the CPU, which says nothing of a GPU.
+    is_measured = part is not None and plan.devices.device.type == "cpu"
+    faster = f"takes {part:.0%} of their time here" if is_measured else "is faster"
+    purpose = "the same bits on more processes" if plan.devices.exact else "smaller memory"
+    one = f"one (--no-exact --micro-batch-size {size}) {faster}"
+    return {"Passes": f"{num_passes} per step, for {purpose}; {one}"}
