@@ -2,21 +2,28 @@
 
 import signal
 import time
+from collections.abc import Iterator
+from pathlib import Path
 from types import FrameType
 from typing import Protocol
 
 import pytest
 
+from ..runs import Run, train
 from .network import obstacle
+
+FLAGS = "--placement cpu --tracker none --log-every 1 --checkpoint-every 5".split()
+# Enough for what happens to a run after a few of them to find it under way.
+STEPS = "--max-steps 200 --eval-every 100".split()
+ENDLESS = "--max-steps 100000 --eval-every 0".split()
+# The property of a test that holds a line of the summary.
+MEASURED = "measured"
 
 
 class Record(Protocol):
     """Note the seconds from `start`, of the monotonic clock, to now, or those given."""
 
     def __call__(self, what: str, start: float, seconds: float | None = None) -> None: ...
-
-
-MEASURED = pytest.StashKey[list[tuple[str, float]]]()
 
 
 def pytest_sessionstart(session: pytest.Session) -> None:
@@ -30,17 +37,31 @@ def stop(number: int, frame: FrameType | None) -> None:
     pytest.exit("stopped by SIGTERM", returncode=128 + number)
 
 
+@pytest.fixture(scope="session")
+def undisturbed(default_project: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """One process on this machine, without a launcher, and nothing happens to it."""
+    folder = tmp_path_factory.mktemp("undisturbed") / "run"
+    return train(default_project, folder, "train", *FLAGS, *STEPS)
+
+
 @pytest.fixture
 def record(request: pytest.FixtureRequest) -> Record:
     """A function that puts a time into the summary of the tests."""
-    measured = request.config.stash.setdefault(MEASURED, [])
 
     def note(what: str, start: float, seconds: float | None = None) -> None:
-        measured.append((what, time.monotonic() - start if seconds is None else seconds))
+        passed = time.monotonic() - start if seconds is None else seconds
+        request.node.user_properties.append((MEASURED, f"{passed:6.1f} s  {what}"))
 
     return note
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    for what, seconds in terminalreporter.config.stash.get(MEASURED, []):
-        terminalreporter.write_line(f"{seconds:6.1f} s  {what}")
+    for line in measured(terminalreporter):
+        terminalreporter.write_line(line)
+
+
+def measured(terminalreporter: pytest.TerminalReporter) -> Iterator[str]:
+    """Return the lines of all tests, also of those that another process ran."""
+    for report in (report for reports in terminalreporter.stats.values() for report in reports):
+        if isinstance(report, pytest.TestReport) and report.when == "call":
+            yield from (str(line) for name, line in report.user_properties if name == MEASURED)

@@ -10,14 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from ..runs import Run, assert_same_bits, train
-from .conftest import Record
-from .slurm import Slurm, slurm_obstacle
+from ..runs import Run, assert_same_bits
+from .conftest import ENDLESS, FLAGS, STEPS, Record
+from .slurm import Slurm, running_slurm, slurm_obstacle
 
 JOB_FILE = Path("launch") / "slurm.sbatch"
-FLAGS = ["--placement", "cpu", "--tracker", "none", "--log-every", "1", "--checkpoint-every", "5"]
-# Enough for a signal that is sent after a few of them to find the run under way.
-STEPS = ["--max-steps", "200", "--eval-every", "100"]
 
 
 @pytest.fixture(scope="module")
@@ -25,9 +22,7 @@ def slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Slurm]:
     reason = slurm_obstacle()
     assert reason is None, f"no Slurm can be started here: {reason}"
     folder = tmp_path_factory.mktemp("slurm")
-    for path in [folder, *folder.parents][:3]:
-        path.chmod(0o755)
-    with Slurm(folder) as slurm:
+    with running_slurm(folder) as slurm:
         yield slurm
 
 
@@ -90,13 +85,6 @@ def wait_for_steps(slurm: Slurm, run: Run, steps: int) -> None:
     while steps_of(run) < steps:
         assert time.monotonic() < deadline, f"{run.folder} has {steps_of(run)} steps"
         time.sleep(0.1)
-
-
-@pytest.fixture(scope="session")
-def undisturbed(default_project: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
-    """One process, without Slurm, and nothing happens to it."""
-    folder = tmp_path_factory.mktemp("undisturbed") / "run"
-    return train(default_project, folder, "train", *FLAGS, *STEPS)
 
 
 def finish_restarted(slurm: Slurm, job: str, undisturbed: Run, run: Run) -> None:
@@ -169,8 +157,7 @@ def test_a_notice_saves_and_queues_the_job_again(
 
 
 def test_the_time_limit_gives_notice(slurm: Slurm, job_file: Path) -> None:
-    flags = ["--max-steps", "100000", "--eval-every", "0"]
-    job = submit(slurm, job_file, "limit", *flags, options=("--time=10", "--signal=USR1@100"))
+    job = submit(slurm, job_file, "limit", *ENDLESS, options=("--time=10", "--signal=USR1@100"))
     start = time.monotonic()
     wait_for_steps(slurm, run_of(job_file, "limit"), 3)
     # A minute or two from now: Slurm gives notice when it next looks, every 30 seconds.
@@ -196,7 +183,7 @@ def test_a_job_of_a_higher_priority_takes_the_place(
 
 
 def test_a_cancelled_job_saves_and_does_not_come_back(slurm: Slurm, job_file: Path) -> None:
-    job = submit(slurm, job_file, "cancelled", "--max-steps", "100000", "--eval-every", "0")
+    job = submit(slurm, job_file, "cancelled", *ENDLESS)
     run = run_of(job_file, "cancelled")
     wait_for_steps(slurm, run, 3)
     slurm.call("scancel", job)

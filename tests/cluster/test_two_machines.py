@@ -9,15 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from ..runs import Run, assert_same_bits, train
-from .conftest import Record
+from ..runs import Run, assert_same_bits
+from .conftest import ENDLESS, FLAGS, STEPS, Record
 from .launchers import Launcher, ends_of, wait_until
-from .network import ADDRESSES, MACHINES, Network, kill_all_on
+from .network import ADDRESSES, MACHINES, kill_all_on, machines
 
 HEADING = "## Two machines without a scheduler"
-FLAGS = "--placement cpu --tracker none --log-every 1 --checkpoint-every 5".split()
-STEPS = "--max-steps 200 --eval-every 100".split()
-ENDLESS = "--max-steps 100000 --eval-every 0".split()
 # The commands by what they start; a machine of the network has no GPUs to count.
 COMMANDS = ("static", "c10d", "accelerate", "elastic")
 STRICT = COMMANDS[:3]
@@ -59,13 +56,13 @@ def typed(command: str, machine: str, name: str, *flags: str, address: str) -> l
 
 
 @pytest.fixture(scope="module")
-def network() -> Iterator[Network]:
-    with Network() as network:
-        yield network
+def network() -> Iterator[None]:
+    with machines():
+        yield
 
 
 @pytest.fixture
-def launch(network: Network, default_project: Path, tmp_path: Path) -> Iterator[Launch]:
+def launch(network: None, default_project: Path, tmp_path: Path) -> Iterator[Launch]:
     """A function that types a command of the README on one machine, or on both."""
 
     def launch_one(
@@ -93,13 +90,6 @@ def launch(network: Network, default_project: Path, tmp_path: Path) -> Iterator[
 @pytest.fixture
 def run(default_project: Path, tmp_path: Path) -> Run:
     return Run(default_project / "runs" / tmp_path.name)
-
-
-@pytest.fixture(scope="module")
-def undisturbed(default_project: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
-    """One process on one machine, without a launcher."""
-    folder = tmp_path_factory.mktemp("undisturbed") / "run"
-    return train(default_project, folder, "train", *FLAGS, *STEPS)
 
 
 def steps_of(run: Run) -> int:
