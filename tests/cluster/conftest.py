@@ -1,5 +1,6 @@
 """Stop where there can be no machines; take them down at a signal; show what was measured."""
 
+import shutil
 import signal
 import time
 from collections.abc import Iterator
@@ -13,8 +14,9 @@ from ..runs import Run, train
 from .network import obstacle
 
 FLAGS = "--placement cpu --tracker none --log-every 1 --checkpoint-every 5".split()
-# Enough for what happens to a run after a few of them to find it under way.
-STEPS = "--max-steps 200 --eval-every 100".split()
+FLAGS += "--micro-batch-size 16".split()
+# What happens to a run after a few steps finds it under way for four seconds or more; see PACE.
+STEPS = "--max-steps 60 --eval-every 30".split()
 ENDLESS = "--max-steps 100000 --eval-every 0".split()
 # The property of a test that holds a line of the summary.
 MEASURED = "measured"
@@ -38,10 +40,20 @@ def stop(number: int, frame: FrameType | None) -> None:
 
 
 @pytest.fixture(scope="session")
-def undisturbed(default_project: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
+def small_project(default_project: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The project with the small job of its own tests, whose processes start in half the time."""
+    folder = tmp_path_factory.mktemp("small") / default_project.name
+    shutil.copytree(default_project, folder)
+    for file in (folder / "tests" / "tiny").glob("[!_]*.py"):
+        shutil.copy(file, folder / "src" / "my_run")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def undisturbed(small_project: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
     """One process on this machine, without a launcher, and nothing happens to it."""
     folder = tmp_path_factory.mktemp("undisturbed") / "run"
-    return train(default_project, folder, "train", *FLAGS, *STEPS)
+    return train(small_project, folder, "train", *FLAGS, *STEPS)
 
 
 @pytest.fixture

@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from ..runs import Run, assert_same_bits
+from ..runs import Run, assert_same_bits, train
 from .conftest import ENDLESS, FLAGS, STEPS, Record
+from .launchers import PACE
 from .slurm import Slurm, running_slurm, slurm_obstacle
 
 JOB_FILE = Path("launch") / "slurm.sbatch"
@@ -27,9 +28,13 @@ def slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Slurm]:
 
 
 @pytest.fixture(scope="session")
-def job_file(default_project: Path) -> Path:
-    """The job file without GPUs, as its comment says."""
-    file = default_project / JOB_FILE
+def job_file(small_project: Path) -> Path:
+    return without_gpus(small_project)
+
+
+def without_gpus(project: Path) -> Path:
+    """Return the job file without GPUs, as its comment says."""
+    file = project / JOB_FILE
     lines = file.read_text(encoding="utf-8").splitlines(keepends=True)
     copy = file.with_name("cpu.sbatch")
     copy.write_text("".join(line for line in lines if "--gpus" not in line), encoding="utf-8")
@@ -62,8 +67,9 @@ def submit(
 ) -> str:
     """Submit a run as a user would, from the project's folder; return the number of the job."""
     sources = job_file.parents[1] / "src"
-    variables = f"ALL,PYTHONPATH={sources},VENV={Path(sys.executable).parents[1]}"
-    command = ["sbatch", "--parsable", f"--job-name={name}", f"--export={variables}", *options]
+    variables = PACE | {"PYTHONPATH": str(sources), "VENV": str(Path(sys.executable).parents[1])}
+    export = ",".join(["ALL", *(f"{name}={value}" for name, value in variables.items())])
+    command = ["sbatch", "--parsable", f"--job-name={name}", f"--export={export}", *options]
     return slurm.call(*command, str(job_file), *FLAGS, *flags, cwd=job_file.parents[1])
 
 
@@ -107,9 +113,12 @@ def test_a_command_runs_on_both_nodes(slurm: Slurm) -> None:
 
 
 def test_a_job_ends_in_the_bits_of_one_process(
-    slurm: Slurm, job_file: Path, undisturbed: Run
+    slurm: Slurm, default_project: Path, tmp_path: Path
 ) -> None:
-    job = submit(slurm, job_file, "plain", *STEPS)
+    """The job that the template has, with its pictures."""
+    job_file, steps = without_gpus(default_project), ("--max-steps", "30")
+    job = submit(slurm, job_file, "plain", *steps)
+    undisturbed = train(default_project, tmp_path / "run", "train", *FLAGS, *steps)
     done = slurm.finish(job)
     run = run_of(job_file, "plain")
 

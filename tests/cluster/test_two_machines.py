@@ -62,7 +62,7 @@ def network() -> Iterator[None]:
 
 
 @pytest.fixture
-def launch(network: None, default_project: Path, tmp_path: Path) -> Iterator[Launch]:
+def launch(network: None, small_project: Path, tmp_path: Path) -> Iterator[Launch]:
     """A function that types a command of the README on one machine, or on both."""
 
     def launch_one(
@@ -73,13 +73,13 @@ def launch(network: None, default_project: Path, tmp_path: Path) -> Iterator[Lau
         address: str = ADDRESSES[FIRST],
         before: Sequence[str] = (),
     ) -> list[Launcher]:
-        text = commands_of(default_project)[command]
+        text = commands_of(small_project)[command]
         started = []
         for machine in machines:
             words = [*before, *typed(text, machine, tmp_path.name, *flags, address=address)]
             is_own = is_private and machine == SECOND
             disk = tmp_path / machine
-            started.append(Launcher(machine, words, default_project, disk, is_own=is_own))
+            started.append(Launcher(machine, words, small_project, disk, is_own=is_own))
         return started
 
     yield launch_one
@@ -88,8 +88,8 @@ def launch(network: None, default_project: Path, tmp_path: Path) -> Iterator[Lau
 
 
 @pytest.fixture
-def run(default_project: Path, tmp_path: Path) -> Run:
-    return Run(default_project / "runs" / tmp_path.name)
+def run(small_project: Path, tmp_path: Path) -> Run:
+    return Run(small_project / "runs" / tmp_path.name)
 
 
 def steps_of(run: Run) -> int:
