@@ -13,7 +13,7 @@ from .network import ADDRESSES, HUB, MACHINES, PROGRAMS, kill_all_on, machines, 
 DAEMONS = ("munged", "slurmctld", "slurmd", "srun")
 # Of a job that Slurm has not done with.
 UNFINISHED = {"PENDING", "RUNNING", "COMPLETING", "CONFIGURING", "SUSPENDED", "REQUEUED"}
-START_SECONDS, JOB_SECONDS = 20.0, 120.0
+START_SECONDS, JOB_SECONDS = 60.0, 180.0
 
 CONFIGURATION = """
 ClusterName=test
