@@ -92,14 +92,15 @@ def kill_all_on(name: str) -> None:
     _kill_all_in(namespace(name))
 
 
-def cut_off(name: str) -> None:
-    """Lose all packets to and from a machine, which nobody is told; its network stays up."""
-    _run("ip", "-n", namespace(HUB), "link", "set", f"to-{name}", "nomaster")
-
-
-def plug_in(name: str) -> None:
-    """Connect a machine, also one that was cut off."""
-    _run("ip", "-n", namespace(HUB), "link", "set", f"to-{name}", "master", "bridge", "up")
+@contextmanager
+def cut_off(name: str) -> Iterator[None]:
+    """Lose all packets to and from a machine, inside; nobody is told, and its network stays up."""
+    uplink = ("ip", "-n", namespace(HUB), "link", "set", f"to-{name}")
+    _run(*uplink, "nomaster")
+    try:
+        yield
+    finally:
+        _run(*uplink, "master", "bridge")
 
 
 def commands_on(name: str) -> dict[int, str]:
@@ -157,7 +158,7 @@ def _make() -> None:
         machine = ("ip", "-n", namespace(name))
         pair = ("type", "veth", "peer", "name", f"to-{name}", "netns", hub)
         _run(*machine, "link", "add", "uplink", *pair)
-        plug_in(name)
+        _run(*bridge, "link", "set", f"to-{name}", "master", "bridge", "up")
         _run(*machine, "address", "add", f"{ADDRESSES[name]}/24", "dev", "uplink")
         _run(*machine, "link", "set", "uplink", "up")
 

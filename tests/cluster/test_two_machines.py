@@ -12,7 +12,7 @@ import pytest
 from ..runs import Run, assert_same_bits
 from .conftest import ENDLESS, FLAGS, STEPS, Record
 from .launchers import Launcher, ends_of, wait_until
-from .network import ADDRESSES, MACHINES, kill_all_on, machines
+from .network import ADDRESSES, MACHINES, cut_off, kill_all_on, machines
 
 HEADING = "## Two machines without a scheduler"
 # The commands by what they start; a machine of the network has no GPUs to count.
@@ -289,3 +289,45 @@ def test_an_elastic_run_takes_a_machine_in(launch: Launch, run: Run, record: Rec
     wait_for_steps(run, steps + 1, first, second)
     record(f"elastic: {SECOND} joins a run; its first step on both after", start)
     assert hosts_of(run) == list(MACHINES)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("command", STRICT)
+def test_a_cut_network_is_one_line_on_each_machine(
+    launch: Launch, run: Run, record: Record, command: str
+) -> None:
+    """Nobody is told: packets are lost, as when a machine has no power, and no connection ends."""
+    launchers = launch(command, *ENDLESS)
+    wait_for_steps(run, 8, *launchers)
+    start = time.monotonic()
+    with cut_off(SECOND):
+        for launcher in reversed(launchers):
+            wait_until(
+                lambda its=launcher: its.workers == [], f"the end on {launcher.machine}", 180
+            )
+            record(f"{command}: network cut; process of {launcher.machine} ends", start)
+        # torchrun's other rendezvous leaves the second launcher waiting for the first.
+        ending = launchers[:1] if command == "c10d" else launchers
+        for launcher, (code, _) in zip(ending, ends_of(ending, 30), strict=True):
+            record(f"{command}: ... and the launcher of {launcher.machine}", start)
+            assert code == 1
+    for launcher, cause in zip(
+        launchers, ("lost rank 1 on node-b: ", "no answer from "), strict=True
+    ):
+        [line] = [line for line in launcher.printed.splitlines() if ": error: " in line]
+        assert line.startswith(f"{launcher.machine}: error: {cause}")
+
+
+@pytest.mark.slow
+def test_an_elastic_run_goes_on_without_a_machine_that_has_no_power(
+    launch: Launch, run: Run, record: Record
+) -> None:
+    first, second = launch("elastic", *ENDLESS)
+    wait_for_steps(run, 8, first, second)
+    start = time.monotonic()
+    with cut_off(SECOND):
+        kill_all_on(SECOND)
+        wait_until(lambda: starts_of(run) == 2, "a second start", 180)
+        wait_for_steps(run, steps_of(run) + 1, first)
+        record(f"elastic: power of {SECOND} lost; first new step after", start)
+    assert "node-a: error: lost rank 1 on node-b: " in first.printed

@@ -483,7 +483,7 @@ def test_an_error_of_communication_is_known_by_its_words() -> None:
     for text in ("[gloo/transport/tcp/pair.cc:553] Connection closed by peer", "NCCL error"):
         assert is_of_communication(RuntimeError(text))
     assert is_of_communication(dist.DistBackendError("timeout"))
-    for error in (RuntimeError("size mismatch"), ValueError("gloo"), None):
+    for error in (RuntimeError("size mismatch"), ValueError("gloo"), RunError("of gloo"), None):
         assert not is_of_communication(error)
 
 
