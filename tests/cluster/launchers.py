@@ -58,6 +58,9 @@ class Launcher:
         """The training processes on the machine, whoever started them."""
         return processes_on(self.machine, "-m my_run.train", but=self.process.pid)
 
+    def wait_for_end_of_workers(self, seconds: float) -> None:
+        wait_until(lambda: self.workers == [], f"the end of processes on {self.machine}", seconds)
+
     def kill_worker(self) -> None:
         for worker in self.workers:
             with suppress(ProcessLookupError):

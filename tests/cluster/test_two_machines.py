@@ -302,9 +302,7 @@ def test_a_cut_network_is_one_line_on_each_machine(
     start = time.monotonic()
     with cut_off(SECOND):
         for launcher in reversed(launchers):
-            wait_until(
-                lambda its=launcher: its.workers == [], f"the end on {launcher.machine}", 180
-            )
+            launcher.wait_for_end_of_workers(180)
             record(f"{command}: network cut; process of {launcher.machine} ends", start)
         # torchrun's other rendezvous leaves the second launcher waiting for the first.
         ending = launchers[:1] if command == "c10d" else launchers
