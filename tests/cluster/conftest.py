@@ -1,5 +1,6 @@
 """Stop where there can be no machines; take them down at a signal; show what was measured."""
 
+import os
 import shutil
 import signal
 import time
@@ -31,6 +32,8 @@ class Record(Protocol):
 def pytest_sessionstart(session: pytest.Session) -> None:
     if reason := obstacle():
         pytest.exit(f"there can be no machines of a network here: {reason}", returncode=1)
+    # The project's modules are compiled once, and not for each of a hundred processes.
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
     # Python would end at once, and leave them.
     signal.signal(signal.SIGTERM, stop)
 
