@@ -11,11 +11,13 @@ from .slurm import slurm_obstacle
 
 if reason := slurm_obstacle():
     sys.exit(reason)
-try:
-    # Beside other tests, only those of the process that called it.
-    is_beside_others = "PYTEST_XDIST_WORKER" in os.environ
-    for network in {NETWORK} if is_beside_others else {NETWORK} | networks():
+# Beside other tests, only those of the process that called it.
+is_beside_others = "PYTEST_XDIST_WORKER" in os.environ
+message = None
+for network in {NETWORK} if is_beside_others else {NETWORK} | networks():
+    try:
         with claim(network):
             take_down(network)
-except Busy as error:
-    sys.exit(str(error))
+    except Busy as error:
+        message = str(error)
+sys.exit(message)
