@@ -306,12 +306,9 @@ def test_a_cut_network_is_one_line_on_each_machine(
         for launcher in reversed(launchers):
             launcher.wait_for_end_of_workers(180)
             record(f"{command}: network cut; process of {launcher.machine} ends", start)
-        if command == "c10d":
-            # This launcher waits for the first machine, also to say that its process has ended.
-            time.sleep(5)
-            assert launchers[1].process.poll() is None
-            launchers[1].process.terminate()
-        for launcher, (code, _) in zip(launchers, ends_of(launchers, 30), strict=True):
+        # With c10d, the second launcher waits for the first machine, often through SIGTERM too.
+        ending = launchers[:1] if command == "c10d" else launchers
+        for launcher, (code, _) in zip(ending, ends_of(ending, 30), strict=True):
             record(f"{command}: ... and the launcher of {launcher.machine}", start)
             assert code == 1
     for launcher, cause in zip(
