@@ -155,7 +155,7 @@ def cluster(session: nox.Session) -> None:
 
     Each machine is a network namespace, for which it needs Linux and root. It installs Slurm with
     apt-get where it is missing, and takes daemons and network down. `-- --where-possible` skips it
-    where it cannot run.
+    where it cannot run, `-- --slow` adds what waits for minutes: cut networks.
     """
     where_possible = "--where-possible" in session.posargs
     if reason := cluster_obstacle(session):
@@ -163,12 +163,15 @@ def cluster(session: nox.Session) -> None:
         refuse(f"the tests of a cluster cannot run here: {reason}")
     share_runtime(session)
     install(session, *TEST_GROUP)
-    arguments = [text for text in session.posargs if text != "--where-possible"]
+    chosen = [] if "--slow" in session.posargs else ["-m", "not slow"]
+    own = ("--where-possible", "--slow")
+    arguments = [*chosen, *(text for text in session.posargs if text not in own)]
     try:
-        session.run("pytest", "tests/cluster", *arguments)
+        # Most tests wait most of the time.
+        session.run("pytest", "tests/cluster", "-n", "3", "--dist", "worksteal", *arguments)
     finally:
-        # What pytest left if it was killed.
-        session.run("python", "-m", "tests.cluster", log=False)
+        # What pytest left if it was killed; another run may have started.
+        session.run("python", "-m", "tests.cluster", log=False, success_codes=[0, 1])
 
 
 SLURM_PACKAGES = ("slurmctld", "slurmd", "slurm-client", "munge", "iproute2")

@@ -1,17 +1,23 @@
 """`python -m tests.cluster` says why a Slurm of two machines cannot be started here, if it cannot.
 
-It removes what a run that was killed left behind.
+It removes what runs that were killed left behind.
 """
 
+import os
 import sys
 
-from .network import Busy, claim, take_down
+from .network import NETWORK, Busy, claim, networks, take_down
 from .slurm import slurm_obstacle
 
 if reason := slurm_obstacle():
     sys.exit(reason)
-try:
-    with claim():
-        take_down()
-except Busy as error:
-    sys.exit(str(error))
+# Beside other tests, only those of the process that called it.
+is_beside_others = "PYTEST_XDIST_WORKER" in os.environ
+message = None
+for network in {NETWORK} if is_beside_others else {NETWORK} | networks():
+    try:
+        with claim(network):
+            take_down(network)
+    except Busy as error:
+        message = str(error)
+sys.exit(message)

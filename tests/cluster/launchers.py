@@ -11,6 +11,8 @@ from pathlib import Path
 
 from .network import on, processes_on
 
+# The small job then waits in each forward pass, and leaves the cores to other tests.
+PACE = {"TINY_SECONDS_PER_BATCH": "0.04"}
 # Another disk for a machine: the run folders and temporary files of its own.
 OWN_DISK = 'mount --bind "$TMPDIR/runs" runs && exec "$@"'
 
@@ -36,6 +38,7 @@ class Launcher:
                 cwd=project,
                 start_new_session=True,
                 env=os.environ
+                | PACE
                 | {
                     "PATH": f"{binaries}{os.pathsep}{os.environ['PATH']}",
                     "PYTHONPATH": str(project / "src"),
@@ -54,6 +57,9 @@ class Launcher:
     def workers(self) -> list[int]:
         """The training processes on the machine, whoever started them."""
         return processes_on(self.machine, "-m my_run.train", but=self.process.pid)
+
+    def wait_for_end_of_workers(self, seconds: float) -> None:
+        wait_until(lambda: self.workers == [], f"the end of processes on {self.machine}", seconds)
 
     def kill_worker(self) -> None:
         for worker in self.workers:

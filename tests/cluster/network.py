@@ -1,4 +1,7 @@
-"""Machines on this one: network namespaces with names, addresses and a bridge of their own."""
+"""Machines on this one: network namespaces with names, addresses and a bridge of their own.
+
+Each process of pytest-xdist has a network of its own, with the same names and addresses in it.
+"""
 
 import fcntl
 import os
@@ -7,11 +10,11 @@ import signal
 import subprocess
 import sys
 import time
-from contextlib import AbstractContextManager, suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from types import TracebackType
-from typing import IO
 
+NETWORK = os.environ.get("PYTEST_XDIST_WORKER", "main")
 HUB, MACHINES = "hub", ("node-a", "node-b")
 ADDRESSES = {HUB: "10.78.0.1", "node-a": "10.78.0.2", "node-b": "10.78.0.3"}
 PROGRAMS = ("ip", "nsenter", "unshare", "mount", "hostname")
@@ -43,50 +46,67 @@ def obstacle(programs: tuple[str, ...] = PROGRAMS) -> str | None:
         return f"no network namespaces here: {' '.join(done.stderr.split())}"
     listed = subprocess.run(["ip", "netns", "list"], capture_output=True, text=True).stdout
     others = [line.split()[0] for line in listed.splitlines() if line.strip()]
-    foreign = [name for name in ADDRESSES if name in others and not _is_ours(name)]
+    names = map(namespace, ADDRESSES)
+    foreign = [name for name in names if name in others and not _is_ours(name)]
     return f"a network namespace of another owner is named {foreign[0]}" if foreign else None
 
 
-def claim() -> IO[str]:
-    """Return a locked file, with which no other run touches the machines until it is closed.
+def namespace(name: str, network: str = NETWORK) -> str:
+    """Return the namespace of a machine; on_node.sh reads the machine's name from it."""
+    return f"{name}.{network}"
+
+
+def networks() -> set[str]:
+    """Return the networks that there are, of runs that go on or were killed."""
+    settings = filter(_is_ours, os.listdir(SETTINGS) if SETTINGS.exists() else [])
+    return {name.partition(".")[2] for name in settings}
+
+
+@contextmanager
+def claim(network: str = NETWORK) -> Iterator[None]:
+    """Let no other run touch the machines of a network.
 
     Raises:
         Busy: another run has them.
     """
     # The kernel releases it, however this process ends; children do not inherit it.
-    file = (LOCK / "tests-cluster.lock").open("a")
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        file.close()
-        raise Busy("another run of these tests has the machines") from None
-    return file
+    with (LOCK / f"tests-cluster-{network}.lock").open("a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise Busy("another run of these tests has the machines") from None
+        yield
 
 
-def take_down() -> None:
-    """End all that runs on these machines and remove them, whoever started them."""
-    for name in ADDRESSES:
+def take_down(network: str = NETWORK) -> None:
+    """End all that runs on the machines of a network and remove them, whoever started them."""
+    for name in (namespace(name, network) for name in ADDRESSES):
         if _is_ours(name):
-            kill_all_on(name)
+            _kill_all_in(name)
             _run("ip", "netns", "delete", name, check=False)
             shutil.rmtree(SETTINGS / name)
 
 
 def kill_all_on(name: str) -> None:
     """End everything that runs on a machine, as if its power had failed."""
-    deadline = time.monotonic() + 10
-    while processes := _run("ip", "netns", "pids", name, check=False).split():
-        assert time.monotonic() < deadline, f"{name} still runs {processes}"
-        for process in processes:
-            with suppress(ProcessLookupError):
-                os.kill(int(process), signal.SIGKILL)
-        time.sleep(0.02)
+    _kill_all_in(namespace(name))
+
+
+@contextmanager
+def cut_off(name: str) -> Iterator[None]:
+    """Lose all packets to and from a machine, inside; nobody is told, and its network stays up."""
+    uplink = ("ip", "-n", namespace(HUB), "link", "set", f"to-{name}")
+    _run(*uplink, "nomaster")
+    try:
+        yield
+    finally:
+        _run(*uplink, "master", "bridge")
 
 
 def commands_on(name: str) -> dict[int, str]:
     """Return the processes on a machine, and the command of each."""
     commands = {}
-    for process in map(int, _run("ip", "netns", "pids", name).split()):
+    for process in map(int, _run("ip", "netns", "pids", namespace(name)).split()):
         # One that has just ended has none.
         with suppress(OSError):
             words = Path(f"/proc/{process}/cmdline").read_bytes().replace(b"\0", b" ")
@@ -105,50 +125,52 @@ def processes_on(name: str, words: str, *, but: int = 0) -> list[int]:
 
 def on(name: str) -> list[str]:
     """Return the words before a command that run it on a machine."""
-    return [str(ON_NODE), name]
+    return [str(ON_NODE), namespace(name)]
 
 
-class Network(AbstractContextManager["Network"]):
-    """The hub and the machines, from entry to exit; one at a time."""
-
-    def __enter__(self) -> "Network":
-        self._claim = claim()
+@contextmanager
+def machines() -> Iterator[None]:
+    """The hub and the machines, from entry to exit."""
+    with claim():
         take_down()
         try:
-            self._make()
-        except BaseException:
-            self.__exit__(None, None, None)
-            raise
-        return self
+            _make()
+            yield
+        finally:
+            take_down()
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        take_down()
-        self._claim.close()
 
-    def _make(self) -> None:
-        # Sockets of both families look up the second, for which no server answers here.
-        lines = [f"{ip} {name}\n::ffff:{ip} {name}\n" for name, ip in ADDRESSES.items()]
-        for name in ADDRESSES:
-            (SETTINGS / name).mkdir(parents=True, exist_ok=True)
-            text = MARK + "127.0.0.1 localhost\n" + "".join(lines)
-            (SETTINGS / name / "hosts").write_text(text, encoding="utf-8")
-            _run("ip", "netns", "add", name)
-            _run("ip", "-n", name, "link", "set", "lo", "up")
-        bridge = ("ip", "-n", HUB)
-        _run(*bridge, "link", "add", "bridge", "type", "bridge")
-        _run(*bridge, "address", "add", f"{ADDRESSES[HUB]}/24", "dev", "bridge")
-        _run(*bridge, "link", "set", "bridge", "up")
-        for name in MACHINES:
-            pair = ("type", "veth", "peer", "name", f"to-{name}", "netns", HUB)
-            _run("ip", "link", "add", "uplink", "netns", name, *pair)
-            _run(*bridge, "link", "set", f"to-{name}", "master", "bridge", "up")
-            _run("ip", "-n", name, "address", "add", f"{ADDRESSES[name]}/24", "dev", "uplink")
-            _run("ip", "-n", name, "link", "set", "uplink", "up")
+def _make() -> None:
+    # Sockets of both families look up the second, for which no server answers here.
+    lines = [f"{ip} {name}\n::ffff:{ip} {name}\n" for name, ip in ADDRESSES.items()]
+    for name in map(namespace, ADDRESSES):
+        (SETTINGS / name).mkdir(parents=True, exist_ok=True)
+        text = MARK + "127.0.0.1 localhost\n" + "".join(lines)
+        (SETTINGS / name / "hosts").write_text(text, encoding="utf-8")
+        _run("ip", "netns", "add", name)
+        _run("ip", "-n", name, "link", "set", "lo", "up")
+    hub = namespace(HUB)
+    bridge = ("ip", "-n", hub)
+    _run(*bridge, "link", "add", "bridge", "type", "bridge")
+    _run(*bridge, "address", "add", f"{ADDRESSES[HUB]}/24", "dev", "bridge")
+    _run(*bridge, "link", "set", "bridge", "up")
+    for name in MACHINES:
+        machine = ("ip", "-n", namespace(name))
+        pair = ("type", "veth", "peer", "name", f"to-{name}", "netns", hub)
+        _run(*machine, "link", "add", "uplink", *pair)
+        _run(*bridge, "link", "set", f"to-{name}", "master", "bridge", "up")
+        _run(*machine, "address", "add", f"{ADDRESSES[name]}/24", "dev", "uplink")
+        _run(*machine, "link", "set", "uplink", "up")
+
+
+def _kill_all_in(name: str) -> None:
+    deadline = time.monotonic() + 10
+    while processes := _run("ip", "netns", "pids", name, check=False).split():
+        assert time.monotonic() < deadline, f"{name} still runs {processes}"
+        for process in processes:
+            with suppress(ProcessLookupError):
+                os.kill(int(process), signal.SIGKILL)
+        time.sleep(0.02)
 
 
 def _is_ours(name: str) -> bool:

@@ -11,12 +11,24 @@ import pytest
 
 from ..rendering import TEMPLATE
 from .launchers import wait_until
-from .network import ADDRESSES, MACHINES, Busy, Network, claim, commands_on, obstacle, processes_on
+from .network import (
+    ADDRESSES,
+    MACHINES,
+    Busy,
+    claim,
+    commands_on,
+    machines,
+    namespace,
+    obstacle,
+    processes_on,
+)
+
+NAMESPACES = {namespace(name) for name in ADDRESSES}
 
 
 def namespaces() -> set[str]:
     listed = subprocess.run(["ip", "netns", "list"], capture_output=True, text=True, check=True)
-    return {line.split()[0] for line in listed.stdout.splitlines()} & set(ADDRESSES)
+    return {line.split()[0] for line in listed.stdout.splitlines()} & NAMESPACES
 
 
 @pytest.fixture
@@ -33,7 +45,7 @@ def tests(tmp_path: Path) -> Iterator[subprocess.Popen[bytes]]:
         )
     try:
         wait_until(
-            lambda: "node-b" in namespaces() and bool(processes_on("node-b", "slurmd")), "Slurm"
+            lambda: namespaces() == NAMESPACES and bool(processes_on("node-b", "slurmd")), "Slurm"
         )
         yield tests
     finally:
@@ -51,7 +63,7 @@ def test_stopped_tests_leave_nothing_behind_once_the_next_start(
     tests.send_signal(number)
     code = tests.wait(60)
     if number == signal.SIGKILL:
-        assert namespaces() == set(ADDRESSES) and processes_on(MACHINES[0], "slurmd")
+        assert namespaces() == NAMESPACES and processes_on(MACHINES[0], "slurmd")
         subprocess.run([sys.executable, "-m", "tests.cluster"], cwd=TEMPLATE, check=True)
     else:
         assert code == 128 + number
@@ -70,17 +82,18 @@ def test_two_runs_at_the_same_time_do_not_share_the_machines() -> None:
         done = subprocess.run(
             [sys.executable, "-m", "tests.cluster"], cwd=TEMPLATE, capture_output=True, text=True
         )
-        with pytest.raises(Busy), Network():
+        with pytest.raises(Busy), machines():
             pass
     assert (done.returncode, done.stderr) == (1, "another run of these tests has the machines\n")
 
 
 def test_a_namespace_of_another_owner_is_left_alone() -> None:
-    subprocess.run(["ip", "netns", "add", "node-a"], check=True)
+    name = namespace(MACHINES[0])
+    subprocess.run(["ip", "netns", "add", name], check=True)
     try:
-        assert obstacle() == "a network namespace of another owner is named node-a"
+        assert obstacle() == f"a network namespace of another owner is named {name}"
     finally:
-        subprocess.run(["ip", "netns", "delete", "node-a"], check=True)
+        subprocess.run(["ip", "netns", "delete", name], check=True)
 
 
 def test_one_line_says_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,13 +11,11 @@ from pathlib import Path
 import pytest
 
 from ..runs import Run, assert_same_bits, train
-from .conftest import Record
-from .slurm import Slurm, slurm_obstacle
+from .conftest import ENDLESS, FLAGS, STEPS, Record
+from .launchers import PACE
+from .slurm import Slurm, running_slurm, slurm_obstacle
 
 JOB_FILE = Path("launch") / "slurm.sbatch"
-FLAGS = ["--placement", "cpu", "--tracker", "none", "--log-every", "1", "--checkpoint-every", "5"]
-# Enough for a signal that is sent after a few of them to find the run under way.
-STEPS = ["--max-steps", "200", "--eval-every", "100"]
 
 
 @pytest.fixture(scope="module")
@@ -25,16 +23,18 @@ def slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Slurm]:
     reason = slurm_obstacle()
     assert reason is None, f"no Slurm can be started here: {reason}"
     folder = tmp_path_factory.mktemp("slurm")
-    for path in [folder, *folder.parents][:3]:
-        path.chmod(0o755)
-    with Slurm(folder) as slurm:
+    with running_slurm(folder) as slurm:
         yield slurm
 
 
 @pytest.fixture(scope="session")
-def job_file(default_project: Path) -> Path:
-    """The job file without GPUs, as its comment says."""
-    file = default_project / JOB_FILE
+def job_file(small_project: Path) -> Path:
+    return without_gpus(small_project)
+
+
+def without_gpus(project: Path) -> Path:
+    """Return the job file without GPUs, as its comment says."""
+    file = project / JOB_FILE
     lines = file.read_text(encoding="utf-8").splitlines(keepends=True)
     copy = file.with_name("cpu.sbatch")
     copy.write_text("".join(line for line in lines if "--gpus" not in line), encoding="utf-8")
@@ -67,8 +67,9 @@ def submit(
 ) -> str:
     """Submit a run as a user would, from the project's folder; return the number of the job."""
     sources = job_file.parents[1] / "src"
-    variables = f"ALL,PYTHONPATH={sources},VENV={Path(sys.executable).parents[1]}"
-    command = ["sbatch", "--parsable", f"--job-name={name}", f"--export={variables}", *options]
+    variables = PACE | {"PYTHONPATH": str(sources), "VENV": str(Path(sys.executable).parents[1])}
+    export = ",".join(["ALL", *(f"{name}={value}" for name, value in variables.items())])
+    command = ["sbatch", "--parsable", f"--job-name={name}", f"--export={export}", *options]
     return slurm.call(*command, str(job_file), *FLAGS, *flags, cwd=job_file.parents[1])
 
 
@@ -92,13 +93,6 @@ def wait_for_steps(slurm: Slurm, run: Run, steps: int) -> None:
         time.sleep(0.1)
 
 
-@pytest.fixture(scope="session")
-def undisturbed(default_project: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
-    """One process, without Slurm, and nothing happens to it."""
-    folder = tmp_path_factory.mktemp("undisturbed") / "run"
-    return train(default_project, folder, "train", *FLAGS, *STEPS)
-
-
 def finish_restarted(slurm: Slurm, job: str, undisturbed: Run, run: Run) -> None:
     """Wait until a job was queued again, let it start at once, and compare its bits."""
     slurm.wait(job, lambda state: state["Restarts"] == "1", "a second start")
@@ -119,9 +113,12 @@ def test_a_command_runs_on_both_nodes(slurm: Slurm) -> None:
 
 
 def test_a_job_ends_in_the_bits_of_one_process(
-    slurm: Slurm, job_file: Path, undisturbed: Run
+    slurm: Slurm, default_project: Path, tmp_path: Path
 ) -> None:
-    job = submit(slurm, job_file, "plain", *STEPS)
+    """The job that the template has, with its pictures."""
+    job_file, steps = without_gpus(default_project), ("--max-steps", "30")
+    job = submit(slurm, job_file, "plain", *steps)
+    undisturbed = train(default_project, tmp_path / "run", "train", *FLAGS, *steps)
     done = slurm.finish(job)
     run = run_of(job_file, "plain")
 
@@ -169,8 +166,7 @@ def test_a_notice_saves_and_queues_the_job_again(
 
 
 def test_the_time_limit_gives_notice(slurm: Slurm, job_file: Path) -> None:
-    flags = ["--max-steps", "100000", "--eval-every", "0"]
-    job = submit(slurm, job_file, "limit", *flags, options=("--time=10", "--signal=USR1@100"))
+    job = submit(slurm, job_file, "limit", *ENDLESS, options=("--time=10", "--signal=USR1@100"))
     start = time.monotonic()
     wait_for_steps(slurm, run_of(job_file, "limit"), 3)
     # A minute or two from now: Slurm gives notice when it next looks, every 30 seconds.
@@ -196,7 +192,7 @@ def test_a_job_of_a_higher_priority_takes_the_place(
 
 
 def test_a_cancelled_job_saves_and_does_not_come_back(slurm: Slurm, job_file: Path) -> None:
-    job = submit(slurm, job_file, "cancelled", "--max-steps", "100000", "--eval-every", "0")
+    job = submit(slurm, job_file, "cancelled", *ENDLESS)
     run = run_of(job_file, "cancelled")
     wait_for_steps(slurm, run, 3)
     slurm.call("scancel", job)

@@ -9,15 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from ..runs import Run, assert_same_bits, train
-from .conftest import Record
+from ..runs import Run, assert_same_bits
+from .conftest import ENDLESS, FLAGS, STEPS, Record
 from .launchers import Launcher, ends_of, wait_until
-from .network import ADDRESSES, MACHINES, Network, kill_all_on
+from .network import ADDRESSES, MACHINES, cut_off, kill_all_on, machines
 
 HEADING = "## Two machines without a scheduler"
-FLAGS = "--placement cpu --tracker none --log-every 1 --checkpoint-every 5".split()
-STEPS = "--max-steps 200 --eval-every 100".split()
-ENDLESS = "--max-steps 100000 --eval-every 0".split()
 # The commands by what they start; a machine of the network has no GPUs to count.
 COMMANDS = ("static", "c10d", "accelerate", "elastic")
 STRICT = COMMANDS[:3]
@@ -59,13 +56,13 @@ def typed(command: str, machine: str, name: str, *flags: str, address: str) -> l
 
 
 @pytest.fixture(scope="module")
-def network() -> Iterator[Network]:
-    with Network() as network:
-        yield network
+def network() -> Iterator[None]:
+    with machines():
+        yield
 
 
 @pytest.fixture
-def launch(network: Network, default_project: Path, tmp_path: Path) -> Iterator[Launch]:
+def launch(network: None, small_project: Path, tmp_path: Path) -> Iterator[Launch]:
     """A function that types a command of the README on one machine, or on both."""
 
     def launch_one(
@@ -76,13 +73,13 @@ def launch(network: Network, default_project: Path, tmp_path: Path) -> Iterator[
         address: str = ADDRESSES[FIRST],
         before: Sequence[str] = (),
     ) -> list[Launcher]:
-        text = commands_of(default_project)[command]
+        text = commands_of(small_project)[command]
         started = []
         for machine in machines:
             words = [*before, *typed(text, machine, tmp_path.name, *flags, address=address)]
             is_own = is_private and machine == SECOND
             disk = tmp_path / machine
-            started.append(Launcher(machine, words, default_project, disk, is_own=is_own))
+            started.append(Launcher(machine, words, small_project, disk, is_own=is_own))
         return started
 
     yield launch_one
@@ -91,15 +88,8 @@ def launch(network: Network, default_project: Path, tmp_path: Path) -> Iterator[
 
 
 @pytest.fixture
-def run(default_project: Path, tmp_path: Path) -> Run:
-    return Run(default_project / "runs" / tmp_path.name)
-
-
-@pytest.fixture(scope="module")
-def undisturbed(default_project: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
-    """One process on one machine, without a launcher."""
-    folder = tmp_path_factory.mktemp("undisturbed") / "run"
-    return train(default_project, folder, "train", *FLAGS, *STEPS)
+def run(small_project: Path, tmp_path: Path) -> Run:
+    return Run(small_project / "runs" / tmp_path.name)
 
 
 def steps_of(run: Run) -> int:
@@ -220,7 +210,9 @@ def test_what_is_lost_ends_both_machines(
         assert "SIGKILL" in lost.printed
     if machine == SECOND:
         assert f"lost rank 1 on {SECOND}: " in launchers[0].printed
-    assert (run.folder / "checkpoints" / "step_00000005").exists()
+    # Saved every fifth step, in a thread.
+    latest = max(folder.name for folder in (run.folder / "checkpoints").glob("step_????????"))
+    assert int(latest.removeprefix("step_")) >= steps_of(run) - 10
 
 
 @pytest.mark.parametrize("command", ["static", "c10d"])
@@ -299,3 +291,54 @@ def test_an_elastic_run_takes_a_machine_in(launch: Launch, run: Run, record: Rec
     wait_for_steps(run, steps + 1, first, second)
     record(f"elastic: {SECOND} joins a run; its first step on both after", start)
     assert hosts_of(run) == list(MACHINES)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("command", STRICT)
+def test_a_cut_network_is_one_line_on_each_machine(
+    launch: Launch, run: Run, record: Record, command: str
+) -> None:
+    """Nobody is told: packets are lost, as when a machine has no power, and no connection ends."""
+    launchers = launch(command, *ENDLESS)
+    wait_for_steps(run, 8, *launchers)
+    start = time.monotonic()
+    with cut_off(SECOND):
+        for launcher in reversed(launchers):
+            launcher.wait_for_end_of_workers(180)
+            record(f"{command}: network cut; process of {launcher.machine} ends", start)
+        # With c10d, the second launcher waits for the first machine, often through SIGTERM too.
+        ending = launchers[:1] if command == "c10d" else launchers
+        for launcher, (code, _) in zip(ending, ends_of(ending, 30), strict=True):
+            record(f"{command}: ... and the launcher of {launcher.machine}", start)
+            assert code == 1
+    for launcher, cause in zip(
+        launchers, ("lost rank 1 on node-b: ", "no answer from "), strict=True
+    ):
+        [line] = [line for line in launcher.printed.splitlines() if ": error: " in line]
+        assert line.startswith(f"{launcher.machine}: error: {cause}")
+
+
+@pytest.mark.slow
+def test_a_network_that_comes_back_ends_nothing(launch: Launch, run: Run, record: Record) -> None:
+    launchers = launch("static", *ENDLESS)
+    wait_for_steps(run, 8, *launchers)
+    with cut_off(SECOND):
+        time.sleep(40)
+        steps, start = steps_of(run), time.monotonic()
+    wait_for_steps(run, steps + 20, *launchers)
+    record("static: network back after 40 s; 20 steps after", start)
+
+
+@pytest.mark.slow
+def test_an_elastic_run_goes_on_without_a_machine_that_has_no_power(
+    launch: Launch, run: Run, record: Record
+) -> None:
+    first, second = launch("elastic", *ENDLESS)
+    wait_for_steps(run, 8, first, second)
+    start = time.monotonic()
+    with cut_off(SECOND):
+        kill_all_on(SECOND)
+        wait_until(lambda: starts_of(run) == 2, "a second start", 180)
+        wait_for_steps(run, steps_of(run) + 1, first)
+        record(f"elastic: power of {SECOND} lost; first new step after", start)
+    assert "node-a: error: lost rank 1 on node-b: " in first.printed

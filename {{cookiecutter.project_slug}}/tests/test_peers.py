@@ -310,7 +310,7 @@ def test_an_error_before_training_ends_the_wait_of_the_others(
     store = dist.HashStore()  # type: ignore[attr-defined]
     launcher.setattr(peers, "connect", lambda *_: store)
     launcher.setattr(heartbeat, "HEARTBEAT_SECONDS", 0.2)
-    launcher.setattr(heartbeat, "leave_with", lambda *_: None)  # It would end this process.
+    launcher.setattr(heartbeat, "_leave", lambda *_: None)  # It would end this process.
     prefix = f"{PACKAGE}/0"
     for key in ("joined", "alive/0"):
         store.add(f"{prefix}/{key}", 1)
@@ -326,16 +326,11 @@ def test_an_error_before_training_ends_the_wait_of_the_others(
 def test_a_rank_that_hangs_ends_after_the_error_of_another(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    left: list[tuple[int, str]] = []
-    monkeypatch.setattr(heartbeat, "leave_with", lambda *args: left.append(args))
-    monkeypatch.setattr(heartbeat, "HEARTBEAT_SECONDS", 0.05)
-    monkeypatch.setattr(heartbeat, "LEAVE_SECONDS", 0.1)
+    left = left_by_heartbeats(monkeypatch)
     store = dist.HashStore()  # type: ignore[attr-defined]
     thread = Heartbeat(store, 0)
     store.set("error", '[1, "rank 1 on b: KeyError: 1"]')
-    deadline = time.monotonic() + 10
-    while not left and time.monotonic() < deadline:
-        time.sleep(0.05)
+    wait_until(lambda: bool(left))
     thread.end()
     assert left == [(1, "error: rank 1 on b: KeyError: 1")]
     assert thread.error == (1, "rank 1 on b: KeyError: 1") and store.add("told", 0) == 1
@@ -344,17 +339,91 @@ def test_a_rank_that_hangs_ends_after_the_error_of_another(
 def test_silence_is_that_of_the_rank_which_does_not_count(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(heartbeat, "HEARTBEAT_SECONDS", 0.0)
+    monkeypatch.setattr(heartbeat, "HEARTBEAT_SECONDS", 0.1)
     store = dist.HashStore()  # type: ignore[attr-defined]
     for rank in range(3):
         store.add(f"alive/{rank}", 1)
-    silence = Silence(store, 3)
+    silence = Silence(store, range(3))
     for _ in range(4):
         time.sleep(0.1)
         store.add("alive/0", 1)
         store.add("alive/2", 1)
         lost = silence.longer_than(0.25)
     assert lost == [1]
+    # A process that was stopped for a while has not listened.
+    time.sleep(0.6)
+    assert silence.longer_than(0.25) == []
+
+
+def left_by_heartbeats(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, str]]:
+    """Return the list in which heartbeats, quicker than real ones, note how they leave."""
+    left: list[tuple[int, str]] = []
+    monkeypatch.setattr(heartbeat, "leave_with", lambda *args: left.append(args))
+    monkeypatch.setattr(heartbeat, "HEARTBEAT_SECONDS", 0.05)
+    monkeypatch.setattr(heartbeat, "LEAVE_SECONDS", 0.1)
+    monkeypatch.setattr(heartbeat, "LOST_SECONDS", 0.5)
+    return left
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_silent_rank_is_lost_though_no_collective_fails(
+    rank: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    left = left_by_heartbeats(monkeypatch)
+    store = dist.HashStore()  # type: ignore[attr-defined]
+    store.add(f"alive/{1 - rank}", 1)
+    thread = Heartbeat(store, rank)
+    thread.watch(2, lambda ranks: f"lost rank {ranks}")
+    wait_until(lambda: bool(left))
+    thread.end()
+    assert left[0] == (1, f"error: lost rank [{1 - rank}]")
+
+
+def test_a_rank_that_has_left_is_not_lost(monkeypatch: pytest.MonkeyPatch) -> None:
+    left = left_by_heartbeats(monkeypatch)
+    store = dist.HashStore()  # type: ignore[attr-defined]
+    first, second = (Heartbeat(store, rank) for rank in range(2))
+    first.watch(2, str)
+    second.end()
+    time.sleep(1.5)
+    first.end()
+    assert left == []
+
+
+def test_a_store_that_does_not_answer_ends_the_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    left = left_by_heartbeats(monkeypatch)
+    monkeypatch.setenv("MASTER_ADDR", "node-a")
+    monkeypatch.setenv("MASTER_PORT", "29500")
+    monkeypatch.setenv("GROUP_WORLD_SIZE", "2")
+    is_cut = threading.Event()
+
+    class Store:
+        def add(self, *args: Any) -> None:
+            if is_cut.is_set():
+                threading.Event().wait()
+
+        def check(self, keys: list[str]) -> bool:
+            return False
+
+    thread = Heartbeat(Store(), 1)
+    time.sleep(1)
+    assert left == []
+    is_cut.set()
+    wait_until(lambda: bool(left))
+    thread._has_ended.set()
+    host = socket.gethostname()
+    assert left[0][1].startswith(f"{host}: error: no answer from node-a:29500 for 0 s: its machine")
+    # Each machine says it once.
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    heartbeat._leave(1, "again")
+    assert left[-1] == (1, "")
+
+
+def wait_until(is_reached: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 10
+    while not is_reached():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
 
 
 def reach(names: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> list[str]:
@@ -414,7 +483,7 @@ def test_an_error_of_communication_is_known_by_its_words() -> None:
     for text in ("[gloo/transport/tcp/pair.cc:553] Connection closed by peer", "NCCL error"):
         assert is_of_communication(RuntimeError(text))
     assert is_of_communication(dist.DistBackendError("timeout"))
-    for error in (RuntimeError("size mismatch"), ValueError("gloo"), None):
+    for error in (RuntimeError("size mismatch"), ValueError("gloo"), RunError("of gloo"), None):
         assert not is_of_communication(error)
 
 

@@ -28,7 +28,8 @@ def failing_together() -> Iterator[None]:
 
 def is_of_communication(error: BaseException | None) -> TypeGuard[RuntimeError]:
     """Return whether an error is of the process group: a peer was lost, or did not answer."""
-    if not isinstance(error, RuntimeError):
+    # A `RunError` that quotes one has been explained.
+    if not isinstance(error, RuntimeError) or isinstance(error, RunError):
         return False
     text = str(error)
     return isinstance(error, dist.DistError) or "gloo" in text or "NCCL" in text

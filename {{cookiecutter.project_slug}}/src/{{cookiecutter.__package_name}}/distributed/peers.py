@@ -71,6 +71,8 @@ class Peers:
                 say(f"{count}; waiting for the others, for {seconds:.0f} s at most")
             time.sleep(0.1)
         self.hosts = [store.get(f"host/{rank}").decode() for rank in range(self._world_size)]
+        if self._heartbeat:
+            self._heartbeat.watch(self._world_size, self._lost)
         is_first_of_host = self.hosts.index(self.hosts[self._rank]) == self._rank
         if len(set(self.hosts)) > 1 and is_first_of_host:
             limit = min(seconds, 30.0)
@@ -86,7 +88,7 @@ class Peers:
         if store is None:
             return
         store.add("ready", 1)
-        silence = Silence(store, self._world_size)
+        silence = Silence(store, range(self._world_size))
         while store.add("ready", 0) < self._world_size:
             self.raise_error()
             lost = silence.longer_than(SILENT_BEFORE_TRAINING_SECONDS)
@@ -105,7 +107,7 @@ class Peers:
         store, heartbeat = self._store, self._heartbeat
         if store is None or heartbeat is None:
             return in_one_line(error)
-        silence = Silence(store, self._world_size)
+        silence = Silence(store, range(self._world_size))
         deadline = time.monotonic() + 3 * SILENT_SECONDS
         while heartbeat.error is None and time.monotonic() < deadline:
             time.sleep(0.2)

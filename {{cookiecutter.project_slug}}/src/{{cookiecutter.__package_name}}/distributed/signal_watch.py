@@ -86,8 +86,8 @@ def leave(number: int, message: str) -> None:
 
 
 def leave_with(code: int, message: str) -> None:
-    """Print a line and end this process at once, also while its main thread is blocked."""
-    line = f"{message}\n".encode()
+    """Print a line, if any, and end this process at once, also while its main thread is blocked."""
+    line = f"{message}\n".encode() if message else b""
     writing = threading.Thread(target=write_or_drop, args=(STDERR, line), daemon=True)
     writing.start()
     writing.join(SECONDS_TO_WRITE)

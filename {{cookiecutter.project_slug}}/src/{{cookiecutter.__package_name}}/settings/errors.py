@@ -77,10 +77,14 @@ def is_first_of_machine() -> bool:
     return os.environ.get("LOCAL_RANK", "0") in ("", "0")
 
 
+def with_host(line: str) -> str:
+    """Return a line with the name of this machine before it, in a job of several machines."""
+    is_multi_node = os.environ.get("GROUP_WORLD_SIZE", "1") != "1"
+    return f"{socket.gethostname()}: {line}" if is_multi_node else line
+
+
 def _print_once(line: str) -> None:
     """Print a line on stderr, on one rank of each machine: the cause may be on one machine only."""
     sys.stdout.flush()
     if is_first_of_machine():
-        is_multi_node = os.environ.get("GROUP_WORLD_SIZE", "1") != "1"
-        host = f"{socket.gethostname()}: " if is_multi_node else ""
-        print(f"{host}{line}", file=sys.stderr, flush=True)
+        print(with_host(line), file=sys.stderr, flush=True)
