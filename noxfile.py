@@ -317,6 +317,21 @@ def matrix(session: nox.Session, selection: str) -> None:
 
 
 @nox.session
+def bench(session: nox.Session) -> None:
+    """Time the project's loops beside a loop by hand and other trainers, in turns (half an hour).
+
+    `-- --job vision --rounds 1` is quicker, `-- --help` lists the jobs. For a GPU, start
+    `python -m benchmarks.training --gpu` with the machine's own Python.
+    """
+    share_runtime(session)
+    install(session, "cookiecutter", *PEERS)
+    session.run("python", "-m", "benchmarks.training", *session.posargs)
+
+
+PEERS = ("lightning", "pytorch-ignite", "tensorboard", "transformers")
+
+
+@nox.session
 def rendering_time(session: nox.Session) -> None:
     """Compare the time that rendering takes with that of an empty template (half a minute)."""
     install(session, "cookiecutter")

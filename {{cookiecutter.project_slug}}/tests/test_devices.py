@@ -1,4 +1,5 @@
 import os
+from dataclasses import replace
 
 import pytest
 import torch
@@ -131,8 +132,21 @@ def test_a_reference_refuses_another_placement() -> None:
         find_devices(TrainConfig(placement="single"), "ddp")
 
 
-def rows_of(plan: Plan) -> dict[str, str]:
-    return plan_rows(plan, Progress(), torch.nn.Linear(2, 2), Trial([], [], 1, 0.0))
+def test_the_plan_says_what_the_passes_of_a_step_cost() -> None:
+    config = TrainConfig(global_batch_size=32, micro_batch_size=4, placement="cpu")
+    devices = find_devices(config, "single")
+    text = rows_of(make_plan(config, devices, 100), 0.4)["Passes"]
+    whole = make_plan(replace(config, micro_batch_size=32), devices, 100)
+
+    assert text.startswith("8 per step, for the same bits on more processes; one ")
+    assert text.endswith("(--no-exact --micro-batch-size 32) takes 40% of their time here")
+    assert "Passes" not in rows_of(whole, 0.4)
+    on_two = make_plan(config, replace(devices, world_size=2), 100)
+    assert rows_of(on_two)["Passes"].endswith("(--no-exact --micro-batch-size 16) is faster")
+
+
+def rows_of(plan: Plan, part: float | None = None) -> dict[str, str]:
+    return plan_rows(plan, Progress(), torch.nn.Linear(2, 2), Trial([], [], 1, 0.0, part))
 
 
 @pytest.fixture

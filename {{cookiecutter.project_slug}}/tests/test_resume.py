@@ -27,6 +27,7 @@ from my_run.batches.evaluation import (
 from my_run.batches.loaders import EvaluationLoader
 from my_run.batches.plan import make_plan
 from my_run.batches.seeds import seed_forward
+from my_run.checkpoint import resume
 from my_run.checkpoint.progress import Progress
 from my_run.checkpoint.resume import (
     resume_command,
@@ -323,6 +324,20 @@ def test_changed_settings_are_refused_by_name_without_allow_changes(single_run: 
     assert "--allow-changes" in str(error.value) and "max_steps" not in str(error.value)
     allowed = RunFolder(replace(changed, allow_changes=True), devices)
     allowed.release()
+    assert allowed.start.step == 24
+
+
+def test_a_checkpoint_with_other_random_numbers_is_refused(
+    single_run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(resume, "RANDOM_NUMBERS", "those of the next version")
+    config = config_to_resume(single_run)
+    devices = find_devices(config, "single")
+    with pytest.raises(SettingError, match=r"earlier version.*try --allow-changes to resume"):
+        RunFolder(config, devices)
+    allowed = RunFolder(replace(config, allow_changes=True), devices)
+    allowed.release()
+
     assert allowed.start.step == 24
 
 

@@ -118,6 +118,13 @@ def test_evaluation_counts_each_sample_once_in_equally_many_batches_per_rank(
     assert len({len(list(sampler)) for sampler in samplers}) == 1
 
 
+def test_the_last_batch_of_a_padded_evaluation_repeats_its_last_sample() -> None:
+    sampler = EvaluationSampler(5, batch_size=4, is_padded=True)
+
+    assert [batch.samples for [batch] in sampler] == [[0, 1, 2, 3], [4, 4, 4, 4]]
+    assert sampler.counted() == [range(0, 4), range(4, 5)]
+
+
 class Numbers:
     """A data set with a random number of each generator beside the sample's own."""
 

@@ -34,8 +34,10 @@ from .launching import (
 )
 from .tiny.config import TrainConfig
 from .tiny.data import NUM_CLASSES, SECONDS_PER_BATCH, load
-from .tiny.model import Classifier
+from .tiny.model import Classifier, score, summarize
 from .tiny.pictures import PICTURE
+
+CPU = torch.device("cpu")
 
 
 def test_a_run_writes_all_its_files(single_run: Path) -> None:
@@ -166,6 +168,39 @@ def test_random_numbers_of_an_evaluation_are_those_of_the_batch() -> None:
     assert len({tuple(batch) for batch in alone}) == 3
     assert values(2) == alone
     assert [values(0, 0, 2)[0], values(0, 1, 2)[0]] == alone[:2]
+
+
+def test_workers_read_with_the_threads_of_the_setting() -> None:
+    class Threads:
+        def __len__(self) -> int:
+            return 4
+
+        def __getitem__(self, index: int) -> int:
+            return torch.get_num_threads()
+
+    for threads, expected in ((3, 3), (None, 1)):
+        config = TrainConfig(num_workers=1, threads=threads)
+        loader = EvaluationLoader(Threads(), None, config, Devices("single", CPU, 0, 1))
+        assert [batch.tolist() for _, batch in loader] == [[expected] * 4]
+
+
+def test_a_compiled_evaluation_is_compiled_once_and_its_results_are_the_same() -> None:
+    """The last batch is smaller; backend eager, which needs no compiler."""
+    model, validation_set = Classifier(), load("validation")
+    assert len(validation_set) % 7
+    plain, compiled = (
+        TrainConfig(eval_batch_size=7, compile=is_compiled) for is_compiled in (False, True)
+    )
+    devices = Devices("single", CPU, 0, 1)
+    loader = EvaluationLoader(validation_set, None, plain, devices)
+    expected = evaluation.evaluate(model, loader, score, summarize)
+    model.compile(backend="eager")
+    with torch._dynamo.config.patch(error_on_recompile=True):
+        loader = EvaluationLoader(validation_set, None, compiled, devices)
+        found = evaluation.evaluate(model, loader, score, summarize)
+
+    assert found.results == pytest.approx(expected.results, rel=1e-6)
+    assert found.scores["loss"].shape == (len(validation_set),)
 
 
 def test_the_summary_agrees_with_the_log_and_with_the_weights(single_run: Path) -> None:

@@ -51,6 +51,29 @@ def trial_of(
     )
 
 
+def test_only_a_large_model_is_tried_with_all_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In an exact run, which has one thread."""
+    monkeypatch.setattr("os.cpu_count", lambda: 6)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    seen: list[int] = []
+
+    def compute_loss(network: nn.Module, batch: Any) -> tuple[Tensor, int]:
+        seen.append(torch.get_num_threads())
+        return model.compute_loss(network, batch)
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    trial_of(compute_loss)
+    small = set(seen)
+    monkeypatch.setattr(trials, "LARGE_MODEL_PARAMETERS", 10)
+    seen.clear()
+    trial_of(compute_loss)
+    after = torch.get_num_threads()
+    torch.set_num_threads(before)
+
+    assert (small, set(seen), after) == ({1}, {3}, 1)
+
+
 def loss_of(network: nn.Module, batch: Any) -> Tensor:
     loss, _ = model.compute_loss(network, batch)
     return loss

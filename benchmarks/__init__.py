@@ -1,0 +1,1 @@
+"""Measurements: each is a session of the noxfile."""
