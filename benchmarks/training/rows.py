@@ -116,11 +116,11 @@ CPU_JOBS = {
         steps=400,
     ),
     "vision": Job(
-        "The vision starter, batch 128",
+        "The vision starter, batch 256",
         "vision",
-        sizes(128, 128, "--eval-every", "50", "--checkpoint-every", "50"),
-        (*peers(), *in_passes(16)),
-        steps=100,
+        sizes(256, 256, "--eval-every", "20", "--checkpoint-every", "20"),
+        (*peers(), *in_passes(32)),
+        steps=60,
     ),
     "language": Job(
         "The language starter, 1M parameters, batch 16 x 128 bytes",

@@ -148,7 +148,7 @@ def test_rotated_products_depend_on_the_distance_alone() -> None:
 @pytest.mark.parametrize("size", SIZES)
 def test_a_size_is_its_number_of_parameters(size: str) -> None:
     with torch.device("meta"):
-        model = GPT(*SIZES[size], max_length=16)
+        model = GPT(SIZES[size], max_length=16)
     num_parameters = sum(parameter.numel() for parameter in model.parameters())
 
     assert num_parameters == pytest.approx(float(size[:-1]) * 1e6, rel=0.12)

@@ -24,7 +24,7 @@ class TrainConfig(RunConfig):
     image_size: Annotated[int | None, Ge(4)] = None
     """Height and width in pixels that images of data_dir are resized to; None is 32."""
 
-    learning_rate: Annotated[float, Ge(0)] = 0.03
+    learning_rate: Annotated[float, Ge(0)] = 0.1
     """Peak learning rate; warm-up is linear, decay to zero follows a cosine."""
 
     warmup_steps: Annotated[int, Ge(0)] = 20
@@ -33,11 +33,17 @@ class TrainConfig(RunConfig):
     weight_decay: Annotated[float, Ge(0)] = 5e-4
     """Weight decay of matrices and convolution kernels, not of biases and norms; 0 is off."""
 
-    epochs: Annotated[int, Ge(1)] = 40
+    epochs: Annotated[int, Ge(1)] = 50
     """Passes over the training set; each is a whole number of optimizer steps."""
 
-    eval_every: Annotated[int, Ge(0)] = 38
+    global_batch_size: Annotated[int, Ge(1)] = 256
+    """Samples per optimizer step, over all devices and accumulation steps."""
+
+    micro_batch_size: Annotated[int, Ge(1)] = 32
+    """Samples per forward pass on one device; gradient accumulation is derived from it."""
+
+    eval_every: Annotated[int, Ge(0)] = 10
     """Optimizer steps between validations; 0 validates after the last step only."""
 
-    checkpoint_every: Annotated[int, Ge(0)] = 38
+    checkpoint_every: Annotated[int, Ge(0)] = 10
     """Optimizer steps between checkpoints; 0 saves only when a signal stops the run."""

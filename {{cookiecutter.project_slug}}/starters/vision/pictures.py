@@ -20,8 +20,7 @@ def draw_pictures(folder: Path, test_set: Images, test: Evaluation, info: DataIn
 
     short = [name if len(name) <= 12 else f"{name[:11]}…" for name in info["classes"]]
     names = [name.replace("$", r"\$") for name in short]  # No formulas.
-    targets = test_set.targets.numpy()
-    predictions = test.scores["prediction"].numpy()
+    targets, predictions = test_set.targets.numpy(), test.scores["prediction"].numpy()
     mistakes = np.flatnonzero(predictions != targets)
     shown = [*mistakes, *np.flatnonzero(predictions == targets)][: NUM_ROWS * NUM_COLUMNS]
     figure = Figure(figsize=(12, 5.6), dpi=150, layout="constrained")

@@ -33,8 +33,8 @@ def predict(settings: PredictConfig) -> list[tuple[str, float]]:
         raise SettingError("no file to classify; add image files after the flags")
     _, info, model = settings.load(TrainConfig, make_model)
     probabilities, classes = model(read_inputs(settings.files, info)).softmax(dim=1).max(dim=1)
-    names = [info["classes"][index] for index in classes]
-    return list(zip(names, probabilities.tolist(), strict=True))
+    pairs = zip(classes.tolist(), probabilities.tolist(), strict=True)
+    return [(info["classes"][index], probability) for index, probability in pairs]
 
 
 def main() -> None:
@@ -43,8 +43,7 @@ def main() -> None:
         settings = parse_command_line(PredictConfig)
         for file, (name, probability) in zip(settings.files, predict(settings), strict=True):
             line = {"file": str(file), "class": name, "probability": probability}
-            text = f"{file}: {name} ({probability:.1%})"
-            print(json.dumps(line) if settings.json else text)
+            print(json.dumps(line) if settings.json else f"{file}: {name} ({probability:.1%})")
         check_printed()
 
 
