@@ -7,7 +7,8 @@ from typing import Any
 
 from .rows import BY_HAND, CPU_JOBS, GPU_JOBS, Job, Row
 
-HEADINGS = ("loop", "step, 5th percentile, ms", "median", "ratio", "first step, s", "whole, s")
+HEADINGS = ("loop", "step, 5th percentile, ms", "median", "ratio", "to the loop by hand")
+TIMES = ("first step, s", "whole, s")
 CPU_HEADINGS = ("memory, MB", "test loss")
 GPU_HEADINGS = ("samples/s", "MFU", "GPU idle", "GPU memory, GB", "test loss")
 Runs = list[dict[str, Any]]
@@ -16,7 +17,7 @@ Runs = list[dict[str, Any]]
 def markdown(results: Mapping[str, Any]) -> str:
     """Return a table for each job, with hardware and versions."""
     machine, parts = results["machine"], [results["machine"]["text"]]
-    headings = HEADINGS + (GPU_HEADINGS if machine["is_gpu"] else CPU_HEADINGS)
+    headings = HEADINGS + TIMES + (GPU_HEADINGS if machine["is_gpu"] else CPU_HEADINGS)
     for name, measured in results["jobs"].items():
         job = jobs_of(machine)[name]
         lines = [
@@ -37,12 +38,15 @@ def cells_of(
     """Return the cells of a row: medians over its runs."""
     runs = measured[row.name]
     step = statistics.median(map(fifth_percentile, runs))
-    shown_ratio = "1" if row.against == row.name else ratio_text(ratios(row, measured))
+    shown = [
+        "1" if against == row.name else ratio_text(ratios(row, against, measured))
+        for against in (row.against, BY_HAND)
+    ]
     cells = [
         row.name,
         f"{step:.2f}",
         f"{statistics.median(statistics.median(run['step_ms']) for run in runs):.2f}",
-        shown_ratio,
+        *shown,
         f"{median_of(runs, 'first_step_seconds'):.1f}",
         f"{median_of(runs, 'seconds'):.1f}",
     ]
@@ -70,9 +74,9 @@ def cells_of(
     ]
 
 
-def ratios(row: Row, measured: Mapping[str, Runs]) -> list[float]:
-    """Return 5th percentile over that of the row beside it, for each round."""
-    pairs = zip(measured[row.name], measured.get(row.against, []), strict=False)
+def ratios(row: Row, against: str, measured: Mapping[str, Runs]) -> list[float]:
+    """Return the 5th percentile of a row over that of another one, for each round."""
+    pairs = zip(measured[row.name], measured.get(against, []), strict=False)
     return [fifth_percentile(run) / fifth_percentile(other) for run, other in pairs]
 
 
@@ -122,25 +126,20 @@ def draw(results: Mapping[str, Any], file: Path) -> None:
     if not jobs:
         return
     heights = [len(measured) for measured in jobs.values()]
-    figure = Figure(figsize=(9, 1 + 0.34 * sum(heights) + len(jobs)), layout="constrained")
+    figure = Figure(figsize=(9, 1 + 0.27 * sum(heights) + 0.6 * len(jobs)), layout="constrained")
     for axes, (job, measured) in zip(
         figure.subplots(len(jobs), 1, height_ratios=heights, squeeze=False)[:, 0],
         jobs.items(),
         strict=True,
     ):
         rows = [row for row in job.rows if measured.get(row.name)][::-1]
-        by_hand = measured[BY_HAND]
-        values = [
-            statistics.median(
-                fifth_percentile(run) / fifth_percentile(other)
-                for run, other in zip(measured[row.name], by_hand, strict=False)
-            )
-            for row in rows
-        ]
+        values = [statistics.median(ratios(row, BY_HAND, measured)) for row in rows]
         colors = ["#c44e52" if "`" in row.name else "#8c9bb0" for row in rows]
         bars = axes.barh([row.name.replace("`", "") for row in rows], values, color=colors)
-        axes.bar_label(bars, [f"{value:.2f}" for value in values], padding=3)
         axes.axvline(1, color="black", linewidth=0.8)
+        labels = axes.bar_label(bars, [f"{value:.2f}" for value in values], padding=3)
+        for label in labels:
+            label.set_bbox({"facecolor": "white", "linewidth": 0, "pad": 0.5})
         axes.set_title(job.title, loc="left")
         axes.spines[["top", "right"]].set_visible(False)
         axes.margins(x=0.1)

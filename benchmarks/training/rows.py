@@ -71,7 +71,6 @@ def in_passes(size: int) -> tuple[Row, ...]:
         Row(f"`reference.single`, passes of {size}", "reference.single", flags, by_hand),
         Row(f"`train --no-exact`, passes of {size}", "train", (*flags, "--no-exact"), by_hand),
         Row(f"`train`, passes of {size}", "train", flags, by_hand),
-        Row(f"`train`, passes of {size}, against one pass by hand", "train", flags),
     )
 
 
@@ -130,7 +129,7 @@ CPU_JOBS = {
         steps=30,
     ),
     "computing": Job(
-        "Computing: the language starter at 10M parameters, batch 16 x 128 bytes",
+        "Computing: the language starter at 10M parameters",
         "language",
         sizes(16, 16, "--size", "10M", *QUIET),
         peers(),

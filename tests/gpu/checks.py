@@ -10,7 +10,7 @@ from .job import Job, end_all
 from .judging import LOWER_PRECISION, accurate, close, require, same_bits
 from .workplace import CannotRun, Found, RunFailed, Workplace
 
-# 64 samples a step are eight micro-batches.
+# 256 samples a step are eight micro-batches.
 MOST_PROCESSES = 8
 ROUNDED = Job(flags=("--no-exact",))
 EXACT = Job()
@@ -157,8 +157,8 @@ CHECKS: dict[str, Check] = {
     "ddp, 2 ranks on a device": shared("reference.ddp", "ddp"),
     "fsdp2, 2 ranks on a device": shared("reference.fsdp2", "fsdp2"),
     "ddp, 8 ranks on a device": shared("reference.ddp", "ddp", MOST_PROCESSES),
-    "cost of exact, micro-batches": partial(cost_of_exact, 8),
-    "cost of exact, one pass": partial(cost_of_exact, 64),
+    "cost of exact, micro-batches": partial(cost_of_exact, 32),
+    "cost of exact, one pass": partial(cost_of_exact, 256),
     "exact train on GPUs": partial(exact_on_gpus, "train", "ddp"),
     "exact ddp on GPUs": partial(exact_on_gpus, "reference.ddp", "ddp"),
     "exact fsdp2 on GPUs": partial(exact_on_gpus, "reference.fsdp2", "fsdp2"),

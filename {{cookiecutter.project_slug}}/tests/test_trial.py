@@ -11,8 +11,8 @@ from torch.nn.functional import (
 )
 from torch.utils.data import IterableDataset
 
+from my_run.run import passes, users_code
 from my_run.run import trial as trials
-from my_run.run import users_code
 from my_run.run.trial import (
     Trial,
     try_out,
@@ -49,6 +49,22 @@ def trial_of(
         network,
         compute_loss,
     )
+
+
+def test_a_plan_measures_one_pass_against_several_if_that_is_quick(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def measured(**changes: Any) -> float | None:
+        config = TrainConfig(plan_only=True, **changes)
+        loss, sets = model.compute_loss, (load("train"), load("validation"))
+        return try_out(*sets, None, config, make(), loss).part_of_one_pass
+
+    part = measured(global_batch_size=64, micro_batch_size=2)
+    assert part is not None and 0 < part < 0.7
+    assert measured(global_batch_size=64, micro_batch_size=64) is None
+    assert trial_of().part_of_one_pass is None
+    monkeypatch.setattr(passes, "MOST_FLOPS", 1e3)
+    assert measured(global_batch_size=64, micro_batch_size=2) is None
 
 
 def test_only_a_large_model_is_tried_with_all_cores(monkeypatch: pytest.MonkeyPatch) -> None:

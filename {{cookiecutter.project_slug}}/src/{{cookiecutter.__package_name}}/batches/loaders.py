@@ -15,7 +15,7 @@ from ..settings.run_config import RunConfig
 from .plan import Plan
 from .sampling import EvaluationSampler, MicroBatch, TrainSampler
 from .seeds import EVALUATION_STREAM, derive_seed, seed_torch
-from .structure import concatenate, map_leaves, to_device
+from .structure import concatenate, to_device
 from .workers import WorkerLoader
 
 Collate = Callable[[list[Any]], Any] | None
@@ -91,7 +91,7 @@ def _make_loader(
     devices: Devices,
 ) -> Iterable[Any]:
     if not config.num_workers:
-        return _Reading(reader, sampler, pinned=devices.device.type == "cuda")
+        return _Reading(reader, sampler)
     return WorkerLoader(
         reader,
         sampler=sampler,
@@ -107,25 +107,13 @@ def _make_loader(
 
 
 class _Reading:
-    """Reads batches in this process; a `DataLoader` takes 30 microseconds more for each.
+    """Reads batches in this process; a `DataLoader` takes 6 microseconds more for each."""
 
-    A GPU still computes what was queued before while the next batch is read.
-    """
-
-    def __init__(
-        self, reader: "MicroBatchReader", sampler: Sampler[list[MicroBatch]], *, pinned: bool
-    ) -> None:
-        self.reader, self.sampler, self.pinned = reader, sampler, pinned
+    def __init__(self, reader: "MicroBatchReader", sampler: Sampler[list[MicroBatch]]) -> None:
+        self.reader, self.sampler = reader, sampler
 
     def __iter__(self) -> Iterator[Any]:
-        for micro_batches in self.sampler:
-            batch = self.reader[micro_batches]
-            yield map_leaves(_pin, batch) if self.pinned else batch
-
-
-def _pin(leaf: Any) -> Any:
-    """Return a tensor in pinned memory, from which it is copied without waiting."""
-    return leaf.pin_memory() if hasattr(leaf, "pin_memory") else leaf
+        return map(self.reader.__getitem__, self.sampler)
 
 
 class MicroBatchReader(Dataset[Any]):

@@ -20,7 +20,7 @@ COMPILE_OPTIONS: dict[str, Any] = {"fallback_random": True}
 def derive_seed(seed: int, stream: int, *position: int) -> int:
     """Return a seed in [0, 2**63) for one use of random numbers at one position of the run.
 
-    Its hash: numpy's SeedSequence takes 12 times as long, which shows in steps of a millisecond.
+    Its hash: numpy's SeedSequence takes 14 times as long, which shows in steps of a millisecond.
 
     Source: Salmon et al., Parallel Random Numbers: As Easy as 1, 2, 3, 2011, section 2, for numbers
     that are a keyed function of a counter.

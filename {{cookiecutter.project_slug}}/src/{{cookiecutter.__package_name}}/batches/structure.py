@@ -15,7 +15,9 @@ def to_device(batch: Any, device: torch.device) -> Any:
 
     def move(leaf: Any) -> Any:
         if isinstance(leaf, Tensor):
-            return leaf.to(device, non_blocking=True)
+            # From pinned memory, the host need not wait for the copy.
+            is_copied = device.type == "cuda" and leaf.device.type == "cpu"
+            return (leaf.pin_memory() if is_copied else leaf).to(device, non_blocking=True)
         return leaf.to(device) if hasattr(leaf, "to") else leaf
 
     return map_leaves(move, batch)

@@ -9,9 +9,11 @@ from ..batches.loaders import Collate, MapDataset
 from ..batches.plan import Plan
 from ..settings.run_config import RunConfig
 from .contract import ComputeLoss
-from .users_code import read_batch
+from .users_code import call_users, read_batch
 
 NUM_ROUNDS = 3
+# Of a global batch: a second or two for all rounds, on one thread.
+MOST_FLOPS = 2e10
 
 
 def part_of_one_pass(
@@ -20,18 +22,23 @@ def part_of_one_pass(
     config: RunConfig,
     model: nn.Module,
     compute_loss: ComputeLoss,
+    flops_per_sample: float,
 ) -> float | None:
     """Return the time of a global batch in one pass, over that in micro-batches, on the CPU.
 
-    None if a step has one pass anyway, or the data set has no whole global batch.
+    None if a step has one pass anyway, if the data set has no whole global batch, or if that takes
+    long.
     """
-    if config.num_micro_batches == 1 or len(dataset) < config.global_batch_size:
+    takes_long = config.global_batch_size * flops_per_sample > MOST_FLOPS
+    has_none = len(dataset) < config.global_batch_size
+    if config.num_micro_batches == 1 or has_none or takes_long:
         return None
     seconds: dict[int, list[float]] = {config.micro_batch_size: [], config.global_batch_size: []}
     for _ in range(NUM_ROUNDS):
         for size, taken in seconds.items():
             start = time.perf_counter()
-            loss, _ = compute_loss(model, read_batch(dataset, collate, list(range(size))))
+            batch = read_batch(dataset, collate, list(range(size)))
+            loss, _ = call_users("compute_loss", compute_loss, model, batch)
             torch.autograd.backward(loss)
             taken.append(time.perf_counter() - start)
     micro_batch, whole = map(min, seconds.values())

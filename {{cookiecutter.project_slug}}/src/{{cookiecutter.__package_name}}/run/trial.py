@@ -81,15 +81,15 @@ def try_out(
         raise SettingError(
             "model.py: compute_loss gives no parameter a gradient; do not detach its result"
         )
+    flops_per_sample = counter.get_total_flops() / len(samples)
     part = None
-    if config.plan_only and not _is_large(model):
-        part = part_of_one_pass(train_set, collate, config, model, compute_loss)
+    if config.plan_only:
+        part = part_of_one_pass(train_set, collate, config, model, compute_loss, flops_per_sample)
     changed = _restore_buffers(model, before)
     model.zero_grad()
     with _evaluating(model), _all_cores(model):
         size = _num_tried(model, config.micro_batch_size) // 2 or 1
         check_sum(compute_loss, model, validation_set, collate, size)
-    flops_per_sample = counter.get_total_flops() / len(samples)
     return Trial(without, changed, items_per_sample, flops_per_sample, part)
 
 
