@@ -17,8 +17,14 @@ TEMPLATE = Path(__file__).parents[1]
 NUM_PAIRS, NUM_STEPS, NUM_CHECKPOINTS = 5, 12, 3
 SETTINGS = ["--placement", "cpu", "--tracker", "none", "--eval-every", "0", "--log-every", "1"]
 
-# Each with the flags of its run: a small model, and one of ten million parameters.
-STARTERS = {"vision": [], "language": ["--size", "10M", "--block-size", "32"]}
+# Starters, and the flags of their runs: a small model, one of 10 and one of 124 million parameters.
+SHORT_TEXT = "text.txt"
+SMALL = ["--block-size", "32", "--global-batch-size", "4", "--micro-batch-size", "4"]
+MODELS: list[tuple[str, list[str]]] = [
+    ("vision", []),
+    ("language", ["--size", "10M", "--block-size", "32"]),
+    ("language", ["--size", "124M", *SMALL, "--data-file", SHORT_TEXT]),
+]
 
 # A run that stopped after a few steps becomes one that stopped after `step`.
 MOVE = """
@@ -43,7 +49,8 @@ def main() -> None:
     """Render projects, measure both, and print medians."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        environments = {starter: render(starter, folder) for starter in STARTERS}
+        environments = {starter: render(starter, folder) for starter in ("vision", "language")}
+        (folder / SHORT_TEXT).write_text("A few words of text. " * 300, encoding="utf-8")
         measure_stall(folder, environments)
         measure_start(folder, environments["vision"])
 
@@ -59,7 +66,7 @@ def render(starter: str, folder: Path) -> dict[str, str]:
 
 def measure_stall(folder: Path, environments: dict[str, dict[str, str]]) -> None:
     """Save three times in twelve steps, and compare what the loop waited with its steps."""
-    for starter, flags in STARTERS.items():
+    for starter, flags in MODELS:
         stalls, steps = [], []
         for _ in range(NUM_PAIRS):
             shutil.rmtree(folder / "run", ignore_errors=True)
@@ -67,13 +74,16 @@ def measure_stall(folder: Path, environments: dict[str, dict[str, str]]) -> None
             settings = [*SETTINGS, *flags, "--max-steps", str(NUM_STEPS)]
             settings += ["--checkpoint-every", every, "--run-dir", str(folder / "run")]
             command = [sys.executable, "-m", "my_run.train", *settings]
-            subprocess.run(command, check=True, capture_output=True, env=environments[starter])
+            subprocess.run(
+                command, check=True, capture_output=True, env=environments[starter], cwd=folder
+            )
             summary = json.loads((folder / "run" / "summary.json").read_text(encoding="utf-8"))
             stalls.append(summary["checkpoint_seconds"] / NUM_CHECKPOINTS * 1000)
             steps.append(summary["train_seconds"] / NUM_STEPS * 1000)
+        name = " ".join([starter, *flags[:2]])
         size_bytes = sum(file.stat().st_size for file in (folder / "run").glob("checkpoints/*12/*"))
         print(
-            f"{starter}: a checkpoint of {size_bytes / 1e6:.1f} MB holds the loop for "
+            f"{name}: a checkpoint of {size_bytes / 1e6:.1f} MB holds the loop for "
             f"{statistics.median(stalls):.1f} ms ({min(stalls):.1f} to {max(stalls):.1f}); a step "
             f"takes {statistics.median(steps):.1f} ms"
         )

@@ -16,7 +16,8 @@ SETTINGS = [
 ]
 # Four micro-batches a step, so that 1, 2 and 4 processes accumulate 4, 2 and 1 of them. Other
 # micro-batches would draw other dropout: the accumulation is changed by the processes alone.
-ROUNDED = [*SETTINGS, "--global-batch-size", 32, "--micro-batch-size", 8, "--no-exact"]
+SMALL_BATCH = ["--global-batch-size", 32, "--micro-batch-size", 8, "--learning-rate", 0.03]
+ROUNDED = [*SETTINGS, *SMALL_BATCH, "--no-exact"]
 EXACT = [*SETTINGS, "--exact"]
 # A GPT is large for its 200 steps.
 SMALL: dict[str, list[object]] = {
