@@ -324,10 +324,11 @@ def bench(session: nox.Session) -> None:
     `python -m benchmarks.training --gpu` with the machine's own Python.
     """
     share_runtime(session)
-    install(session, "cookiecutter", *PEERS)
+    install(session, "cookiecutter", *PEERS, "--constraint", str(PEERS_PINS))
     session.run("python", "-m", "benchmarks.training", *session.posargs)
 
 
+PEERS_PINS = ROOT / "benchmarks" / "training" / "constraints.txt"
 PEERS = ("lightning", "pytorch-ignite", "tensorboard", "transformers")
 
 

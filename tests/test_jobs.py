@@ -107,7 +107,7 @@ def assert_bits_are_kept(name: str, tmp_path: Path) -> None:
     single = train(job, tmp_path / "single", "train", *settings)
     assert single.summary["exact"]
     programs = [("train", 2), ("reference.single", 1), ("reference.ddp", 2)]
-    if "No gradient" in launch(job, "train", "--plan", *flags):
+    if "No gradient" in launch(job, "train", "--plan", *settings):
         refused = start(job, "reference.fsdp2", *settings, "--run-dir", tmp_path / "refused")
         printed, _ = refused.communicate(timeout=100)
         assert refused.returncode == 2 and "FSDP2 needs that of every parameter" in printed
