@@ -42,8 +42,7 @@ def seed_torch(seed: int) -> None:
     if not hasattr(accelerator, "is_initialized"):  # MPS: a single device, always ready.
         accelerator.manual_seed(seed)
     elif accelerator.is_initialized():
-        # Of the device in use: a process has no other, except with DataParallel.
-        accelerator.manual_seed(seed)
+        accelerator.manual_seed_all(seed)
 
 
 @cache
