@@ -344,7 +344,7 @@ def resume_time(session: nox.Session) -> None:
     """Measure what a checkpoint costs the loop, and the time to the first step of a resumed run."""
     share_runtime(session)
     install(session, "cookiecutter")
-    session.run("python", "benchmarks/resume.py", *session.posargs)
+    session.run("python", "-m", "benchmarks.resume", *session.posargs)
 
 
 @nox.session
@@ -355,7 +355,7 @@ def character_model(session: nox.Session) -> None:
     """
     share_runtime(session)
     install(session, "cookiecutter")
-    session.run("python", "benchmarks/character_model.py", *session.posargs)
+    session.run("python", "-m", "benchmarks.character_model", *session.posargs)
 
 
 # What an earlier installation left behind would be listed too.

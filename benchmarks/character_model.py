@@ -13,7 +13,8 @@ from collections import Counter, defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 
-TEMPLATE = Path(__file__).parents[1]
+from .projects import render
+
 NUM_BYTES = 256
 
 # Each split as one line of hexadecimal digits: its bytes, of which the last is a target only.
@@ -68,10 +69,7 @@ class CharacterModel:
 def main(arguments: Sequence[str]) -> None:
     """Print the losses of models of the orders that are given, or of order 3."""
     with tempfile.TemporaryDirectory() as name:
-        command = [sys.executable, "-m", "cookiecutter", "--default-config", "--no-input"]
-        output = ["--output-dir", name, str(TEMPLATE), "starter=language"]
-        subprocess.run([*command, *output], check=True, stdout=subprocess.DEVNULL)
-        environment = os.environ | {"PYTHONPATH": str(Path(name) / "my-run" / "src")}
+        environment = os.environ | {"PYTHONPATH": str(render("language", Path(name)))}
         printed = subprocess.run(
             [sys.executable, "-c", SPLITS],
             check=True,

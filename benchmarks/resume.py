@@ -13,7 +13,8 @@ import tempfile
 import time
 from pathlib import Path
 
-TEMPLATE = Path(__file__).parents[1]
+from .projects import render
+
 NUM_PAIRS, NUM_STEPS, NUM_CHECKPOINTS = 5, 12, 3
 SETTINGS = ["--placement", "cpu", "--tracker", "none", "--eval-every", "0", "--log-every", "1"]
 
@@ -49,19 +50,14 @@ def main() -> None:
     """Render projects, measure both, and print medians."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        environments = {starter: render(starter, folder) for starter in ("vision", "language")}
+        environments = {
+            starter: os.environ
+            | {"PYTHONPATH": str(render(starter, folder)), "OMP_NUM_THREADS": "1"}
+            for starter in ("vision", "language")
+        }
         (folder / SHORT_TEXT).write_text("A few words of text. " * 300, encoding="utf-8")
         measure_stall(folder, environments)
         measure_start(folder, environments["vision"])
-
-
-def render(starter: str, folder: Path) -> dict[str, str]:
-    """Render a project, and return the environment in which Python finds its package."""
-    command = [sys.executable, "-m", "cookiecutter", "--default-config", "--no-input"]
-    output = ["--output-dir", str(folder / starter), str(TEMPLATE), f"starter={starter}"]
-    subprocess.run([*command, *output], check=True, stdout=subprocess.DEVNULL)
-    sources = str(folder / starter / "my-run" / "src")
-    return os.environ | {"PYTHONPATH": sources, "OMP_NUM_THREADS": "1"}
 
 
 def measure_stall(folder: Path, environments: dict[str, dict[str, str]]) -> None:

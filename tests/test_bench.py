@@ -16,7 +16,7 @@ from .rendering import TEMPLATE
 
 LOOPS = TEMPLATE / "benchmarks" / "training" / "loops"
 PROGRAMS = ("train", "reference.single", "reference.ddp", "reference.fsdp2")
-SAME_WORK = {"steps": 4, "test_loss": 0.5, "flops_per_sample": None}
+SAME_WORK = {"steps": 4, "test_loss": 0.5, "peak_seconds_per_sample": None}
 
 
 def notes(*step_ms: float, **changes: Any) -> dict[str, Any]:
@@ -51,9 +51,9 @@ def test_utilization_and_idle_time_of_a_gpu_are_of_the_step() -> None:
     """512 samples in 2 ms are 256,000 per second; of 2 ms, kernels take 1."""
     measured = {
         BY_HAND: [notes(2.0, 2.0)],
-        "`train`": [notes(2.0, 2.0, flops_per_sample=1e9)],
+        "`train`": [notes(2.0, 2.0, peak_seconds_per_sample=1e9 / 1e15)],
     }
-    machine = {"is_gpu": True, "text": "A GPU.", "peak_flops": 1e15}
+    machine = {"is_gpu": True, "text": "A GPU."}
     text = markdown({"machine": machine, "jobs": {"vision": measured}})
 
     assert cells(text, BY_HAND)[7:11] == ["256,000", "25.6%", "50.0%", "2.0"]

@@ -12,8 +12,9 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from ..projects import render
 from .machine import describe
-from .measure import LoopFailed, Workplace, render
+from .measure import LoopFailed, Workplace
 from .report import draw, markdown
 from .rows import CPU_JOBS, GPU_JOBS
 
@@ -40,7 +41,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="bench-", ignore_cleanup_errors=True) as name:
         scratch = Path(name)
         if options.projects is None:
-            render({job.starter for job in chosen.values()}, scratch / "projects")
+            for starter in {job.starter for job in chosen.values()}:
+                render(starter, scratch / "projects")
         projects = (options.projects or scratch / "projects").resolve()
         here = Workplace(projects, scratch, options.gpu, options.steps)
         results: dict[str, Any] = {"machine": describe(is_gpu=options.gpu), "jobs": {}}

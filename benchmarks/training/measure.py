@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..projects import TEMPLATE, sources
 from .recorder import OUTPUT, STARTED, STOP
 from .rows import Job, Row
 
-TEMPLATE = Path(__file__).parents[2]
 LOOPS = Path(__file__).with_name("loops")
 JOBS = Path(__file__).with_name("jobs")
 TIMEOUT_SECONDS = 900
@@ -39,14 +39,15 @@ class Workplace:
 
     def sources(self, job: Job) -> Path:
         """Return the sources of the starter's project with the job's files in place."""
-        original = self.projects / job.starter / "my-run" / "src"
+        original = sources(job.starter, self.projects)
         if job.files is None:
             return original
-        sources = self.scratch / f"{job.files}-src"
-        if not sources.exists():
-            shutil.copytree(original, sources)
-            shutil.copytree(JOBS / job.files, sources / "my_run", dirs_exist_ok=True)
-        return sources
+        own = self.scratch / f"{job.files}-src"
+        if not own.exists():
+            shutil.copytree(original, own)
+            for name in ("classification", job.files):
+                shutil.copytree(JOBS / name, own / "my_run", dirs_exist_ok=True)
+        return own
 
     def text_file(self, megabytes: int) -> Path:
         """Return a file of so many MB of words."""
@@ -122,11 +123,3 @@ def run(command: list[str], environment: dict[str, str], output: Path) -> dict[s
         raise LoopFailed(f"{' '.join(command)}: exit code {process.returncode}\n{last}")
     notes: dict[str, Any] = json.loads(output.read_text(encoding="utf-8"))
     return notes | {"seconds": time.time() - started}
-
-
-def render(starters: set[str], folder: Path) -> None:
-    """Render a project for each starter."""
-    for starter in starters:
-        command = [sys.executable, "-m", "cookiecutter", "--default-config", "--no-input"]
-        output = ["--output-dir", str(folder / starter), str(TEMPLATE), f"starter={starter}"]
-        subprocess.run([*command, *output], check=True, stdout=subprocess.DEVNULL)

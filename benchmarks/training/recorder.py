@@ -2,13 +2,13 @@
 
 import json
 import os
-import resource
-import sys
 import time
 from pathlib import Path
 from typing import Any
 
 import torch
+
+from tests.gpu.rank import peak_of_process
 
 # The environment variables by which a loop is told where to write, when it was started, and after
 # which step it stops without an evaluation.
@@ -31,8 +31,8 @@ class Recorder:
         self.ends: list[tuple[int, float]] = []
         self.first_step_seconds = 0.0
         self.kernel_ms: float | None = None
-        self.flops_per_sample: float | None = None
-        """What the project counted; the same for all loops."""
+        self.peak_seconds_per_sample: float | None = None
+        """FLOPs of a sample over the peak FLOP/s of the device, as the project has both."""
 
         self._profiler: Any = None
 
@@ -58,7 +58,7 @@ class Recorder:
             "steps": self.steps_done,
             "test_loss": test_loss,
             "kernel_ms": self.kernel_ms,
-            "flops_per_sample": self.flops_per_sample,
+            "peak_seconds_per_sample": self.peak_seconds_per_sample,
             "process_bytes": peak_of_process(),
             "gpu_bytes": torch.cuda.max_memory_allocated() if self.is_gpu else 0,
         }
@@ -93,9 +93,3 @@ def length_of(spans: list[tuple[float, float]]) -> float:
         length += max(0.0, end - max(start, until))
         until = max(until, end)
     return length
-
-
-def peak_of_process() -> int:
-    """Return the most bytes of memory that this process had."""
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

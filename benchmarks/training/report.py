@@ -1,9 +1,11 @@
 """The results as Markdown tables, and as a picture."""
 
 import statistics
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+from tests.gpu.report import table
 
 from .rows import BY_HAND, CPU_JOBS, GPU_JOBS, Job, Row
 
@@ -21,7 +23,9 @@ def markdown(results: Mapping[str, Any]) -> str:
     for name, measured in results["jobs"].items():
         job = jobs_of(machine)[name]
         lines = [
-            cells_of(job, row, measured, machine) for row in job.rows if measured.get(row.name)
+            tuple(cells_of(job, row, measured, machine))
+            for row in job.rows
+            if measured.get(row.name)
         ]
         parts += [f"### {job.title}", table(headings, lines)]
     return "\n\n".join(parts) + "\n"
@@ -54,20 +58,13 @@ def cells_of(
     if not machine["is_gpu"]:
         return [*cells, f"{median_of(runs, 'process_bytes') / 1e6:,.0f}", loss]
     samples = batch_size_of(job, row) / step * 1000
-    flops = next(
-        (
-            run["flops_per_sample"]
-            for name in measured
-            for run in measured[name]
-            if run["flops_per_sample"]
-        ),
-        None,
-    )
-    peak, kernels = machine["peak_flops"], median_of(runs, "kernel_ms")
+    # Known from the project's own rows; the same for all.
+    known = [run["peak_seconds_per_sample"] for each in measured.values() for run in each]
+    seconds, kernels = next(filter(None, known), None), median_of(runs, "kernel_ms")
     return [
         *cells,
         f"{samples:,.0f}",
-        f"{samples * flops / peak:.1%}" if flops and peak else "",
+        f"{samples * seconds:.1%}" if seconds else "",
         f"{max(0.0, 1 - kernels / step):.1%}",
         f"{median_of(runs, 'gpu_bytes') / 1e9:.1f}",
         loss,
@@ -105,13 +102,6 @@ def batch_size_of(job: Job, row: Row) -> int:
     flags = [*job.flags, *row.flags]
     last = len(flags) - 1 - flags[::-1].index("--global-batch-size")
     return int(flags[last + 1])
-
-
-def table(headings: Iterable[str], lines: Iterable[list[str]]) -> str:
-    """Return a Markdown table."""
-    names = list(headings)
-    rows = [names, ["---"] * len(names), *lines]
-    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 
 def draw(results: Mapping[str, Any], file: Path) -> None:

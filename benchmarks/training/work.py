@@ -60,7 +60,7 @@ class Work:
 
     def to_device(self, batch: Any) -> Any:
         """Return a batch on the device, without waiting for the copy."""
-        return to_device(pinned(batch), self.device) if self.is_gpu else batch
+        return to_device(batch, self.device)
 
     def loader(self, dataset: Any = None, *, shuffle: bool = True) -> DataLoader[Any]:
         """Return a `DataLoader` of micro-batches, as the documentation of the libraries has it."""
@@ -120,8 +120,3 @@ def read_batch(dataset: Any, samples: list[int]) -> Any:
 def collate_batch(batch: Any) -> Any:
     """Return a list of samples as a batch; what is a batch already as it is."""
     return (collate or default_collate)(batch) if isinstance(batch, list) else batch
-
-
-def pinned(batch: Any) -> Any:
-    """Return a tensor or a tuple of tensors in pinned memory."""
-    return type(batch)(map(pinned, batch)) if isinstance(batch, tuple) else batch.pin_memory()

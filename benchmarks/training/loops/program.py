@@ -24,6 +24,7 @@ def main() -> None:
     sys.argv = ["-m", *flags]
     run: Any = importlib.import_module("my_run.run.run")
     advance = run.Run.advance
+    peak_flops = importlib.import_module("my_run.run.peak_flops").peak_flops
     stop_at = int(os.environ.get(STOP, 0))
     recorders: list[Recorder] = []
 
@@ -35,8 +36,10 @@ def main() -> None:
         if not recorders:
             is_gpu = devices.device.type == "cuda"
             recorders.append(Recorder(stop_at or self.plan.total_steps, is_gpu=is_gpu))
-            recorders[0].flops_per_sample = self.trial.flops_per_sample
         recorders[0].step()
+        if recorders[0].is_gpu and step == recorders[0].total_steps:
+            peak = peak_flops(devices, self.plan.config.mixed_precision)
+            recorders[0].peak_seconds_per_sample = self.trial.flops_per_sample / peak
         if step == stop_at:
             os.kill(os.getpid(), signal.SIGTERM)
 

@@ -1,17 +1,18 @@
 """The digits as 64 numbers, without augmentation: a step is all overhead."""
 
 from collections.abc import Sequence
-from typing import Any, Literal
 
 import torch
 from sklearn.datasets import load_digits
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from .classification import DataInfo, Split, collate, describe, prepare
 from .config import TrainConfig
 
-Split = Literal["train", "validation", "test"]
-DataInfo = dict[str, Any]
+# What the programs import of this file.
+__all__ = ["DataInfo", "collate", "describe", "prepare"]
+
 SPLITS = {"train": (0, 1257), "validation": (1257, 1437), "test": (1437, 1797)}
 
 
@@ -32,18 +33,6 @@ class Digits(Dataset[tuple[Tensor, Tensor]]):
     def __getitems__(self, indices: Sequence[int]) -> tuple[Tensor, Tensor]:
         """Return a batch."""
         return self.rows[indices], self.targets[indices]
-
-
-collate = None
-
-
-def prepare(config: TrainConfig) -> None:
-    """Do nothing."""
-
-
-def describe(config: TrainConfig) -> DataInfo:
-    """Return nothing that the model must know."""
-    return {}
 
 
 def load_split(

@@ -1,7 +1,6 @@
 """50,000 generated colour images of 32 x 32 pixels in ten classes, shifted and mirrored."""
 
 from collections.abc import Sequence
-from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -9,10 +8,12 @@ from numpy.lib.stride_tricks import sliding_window_view
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from .classification import DataInfo, Split, collate, describe, prepare
 from .config import TrainConfig
 
-Split = Literal["train", "validation", "test"]
-DataInfo = dict[str, Any]
+# What the programs import of this file.
+__all__ = ["DataInfo", "collate", "describe", "prepare"]
+
 SIZES = {"train": 50_000, "validation": 2_000, "test": 2_000}
 SIZE, PADDING, NUM_CLASSES = 32, 4, 10
 
@@ -48,18 +49,6 @@ class Images(Dataset[tuple[Tensor, Tensor]]):
             mirrored = torch.rand(len(indices)) < 0.5
             images[mirrored] = images[mirrored].flip(-1)
         return images, self.targets[indices]
-
-
-collate = None
-
-
-def prepare(config: TrainConfig) -> None:
-    """Do nothing."""
-
-
-def describe(config: TrainConfig) -> DataInfo:
-    """Return nothing that the model must know."""
-    return {}
 
 
 def load_split(

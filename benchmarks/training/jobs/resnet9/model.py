@@ -3,15 +3,12 @@
 Source: David Page, How to Train Your ResNet, 2018, part 4.
 """
 
-from typing import Literal
-
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
 
-from .batches.means import exact_mean
+from .classification import BEST_RESULT, ITEMS, DataInfo, compute_loss, score, summarize
 from .config import TrainConfig
-from .data import NUM_CLASSES, SIZE, DataInfo
+from .data import NUM_CLASSES, SIZE
 
 
 def convolution(channels: int, width: int) -> nn.Sequential:
@@ -51,9 +48,10 @@ class ResNet9(nn.Module):
         return logits
 
 
+# What the programs import of this file.
+__all__ = ["BEST_RESULT", "ITEMS", "compute_loss", "score", "summarize"]
+
 SHARD_UNITS = (Residual,)
-ITEMS = "samples"
-BEST_RESULT: tuple[str, Literal["lowest", "highest"]] = ("loss", "lowest")
 
 
 def make_model(config: TrainConfig, info: DataInfo) -> nn.Module:
@@ -64,22 +62,3 @@ def make_model(config: TrainConfig, info: DataInfo) -> nn.Module:
 def example_inputs(config: TrainConfig, info: DataInfo) -> tuple[Tensor, ...]:
     """Return inputs of the model's forward, for a batch of 2."""
     return (torch.zeros(2, 3, SIZE, SIZE, dtype=torch.uint8),)
-
-
-def compute_loss(model: nn.Module, batch: tuple[Tensor, Tensor]) -> tuple[Tensor, int]:
-    """Return the sum of the losses of a batch, and the number of samples."""
-    images, targets = batch
-    return cross_entropy(model(images).float(), targets, reduction="sum"), len(targets)
-
-
-def score(model: nn.Module, batch: tuple[Tensor, Tensor]) -> dict[str, Tensor]:
-    """Return the loss of each sample of a batch, and whether its class is right."""
-    images, targets = batch
-    logits = model(images).float()
-    losses = cross_entropy(logits, targets, reduction="none")
-    return {"loss": losses, "correct": logits.argmax(dim=1) == targets}
-
-
-def summarize(scores: dict[str, Tensor]) -> dict[str, float]:
-    """Return the results of a split."""
-    return {"loss": exact_mean(scores["loss"]), "accuracy": exact_mean(scores["correct"])}
