@@ -18,9 +18,7 @@ def test_a_starter_has_each_file_of_the_user_and_they_are_short(starter: Path) -
     modules = [path for path in starter.glob("*.py") if not path.name.startswith("test_")]
     assert {path.stem for path in modules} == set(USERS_FILES)
     texts = {path: path.read_text(encoding="utf-8") for path in modules}
-    # A table of one's own: two formats, numbers and categories, missing values, two tasks.
-    limit = 560 if starter.name == "tabular" else 520
-    assert sum(len(text.splitlines()) for text in texts.values()) < limit
+    assert sum(len(text.splitlines()) for text in texts.values()) < 520
     for path, text in texts.items():
         assert len(text.splitlines()) < 240, path
         for node in ast.walk(ast.parse(text)):

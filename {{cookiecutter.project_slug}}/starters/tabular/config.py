@@ -46,9 +46,6 @@ class TrainConfig(RunConfig):
     eval_every: Annotated[int, Ge(0)] = 25
     """Optimizer steps between validations; 0 validates after the last step only."""
 
-    checkpoint_every: Annotated[int, Ge(0)] = 25
-    """Optimizer steps between checkpoints; 0 saves only when a signal stops the run."""
-
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.data_file and not self.target:
@@ -56,6 +53,4 @@ class TrainConfig(RunConfig):
         if not self.data_file and (self.target or self.ignore_columns):
             raise SettingError("target and ignore_columns need a table; try --data-file FILE.csv")
         if self.target in self.ignore_columns:
-            raise SettingError(
-                f"target ({self.target}) is among ignore_columns; leave it out there"
-            )
+            raise SettingError(f"target ({self.target}) is among ignore_columns; leave it out")

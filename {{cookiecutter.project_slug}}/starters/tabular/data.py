@@ -49,12 +49,10 @@ def describe(config: TrainConfig) -> DataInfo:
     for name, column in table.iloc[rows].items():
         values, is_text = as_numbers(column)
         if is_text.any() and column.nunique(dropna=False) > 1:
-            counts = as_text(column).value_counts()
+            counts = column.astype("string").value_counts()
             if len(counts) > max(20, counts.sum() / 2):
-                example = f"different texts, such as {column[is_text].iloc[0]!r}"
-                if is_text.mean() < 0.5:
-                    raise SettingError(f"column {name!r} has numbers and {example}; empty those")
-                raise SettingError(f"column {name!r} has many {example}; try --ignore-columns")
+                text = f"{len(counts)} different values and texts, as {column[is_text].iloc[0]!r}"
+                raise SettingError(f"{name!r} has {text}; empty those, or try --ignore-columns")
             # The others teach the model what to make of unknown ones.
             categories[name] = sorted(counts.index[counts > 1])
         elif len(np.unique(values)) > 1:
@@ -85,8 +83,6 @@ def load_split(
         pairs = np.stack([(target[rows] - mean) / std, np.full(len(rows), std)], axis=1)
         return TensorDataset(*inputs, torch.tensor(pairs, dtype=torch.float32))
     classes = pd.Index(info["classes"]).get_indexer(target[rows])
-    if (classes < 0).any():
-        raise SettingError(f"{config.data_file} has classes that it did not have in training")
     return TensorDataset(*inputs, torch.tensor(classes, dtype=torch.int64))
 
 
@@ -121,7 +117,8 @@ def read_table(file: Path) -> pd.DataFrame:
         raise SettingError(f"{file} has two columns {name!r}; rename one")
     if table.empty:
         raise SettingError(f"{file} has no rows; give a file with a line of names, then values")
-    return table.apply(lambda column: column if column.dtype.kind in "iuf" else as_text(column))
+    others = [name for name, column in table.items() if column.dtype.kind not in "iuf"]
+    return table.astype(dict.fromkeys(others, "string"))
 
 
 def check_columns(names: list[str], table: pd.DataFrame, source: Path | None) -> None:
@@ -130,11 +127,6 @@ def check_columns(names: list[str], table: pd.DataFrame, source: Path | None) ->
         if name not in table:
             known = ", ".join(map(repr, table.columns[:8])) + ", ..." * (len(table.columns) > 8)
             raise SettingError(f"{source} has no column {name!r}; it has {known}")
-
-
-def as_text(column: pd.Series) -> pd.Series:
-    """Return values as text; missing ones stay missing."""
-    return column.dropna().astype(str).reindex(column.index)
 
 
 def as_numbers(column: pd.Series) -> tuple[Array, Array]:
@@ -151,44 +143,38 @@ def mean_and_std(values: Array) -> dict[str, float]:
 
 def read_target(column: pd.Series, task: str) -> Array:
     """Return the names of classes, as text, or float64 numbers; for auto, what they look like."""
-    name, num_rows, (values, is_text) = f"target {column.name!r}", len(column), as_numbers(column)
+    values, is_text = as_numbers(column)
     has_text, num_missing = bool(is_text.any()), int((np.isnan(values) & ~is_text).sum())
-    num_values = column.nunique() if has_text else len(np.unique(values))
-    if num_missing:
-        raise SettingError(
-            f"{name} is missing, infinite or above 3e38 in {num_missing} of {num_rows} rows; "
-            "remove those"
-        )
-    if num_values < 2:
-        raise SettingError(f"{name} is {column.iloc[0]!r} in every row; name another --target")
-    if task == "regression" and has_text:
-        example = column[is_text].iloc[0]
-        raise SettingError(f"{name} has text, such as {example!r}; try --task classification")
+    num_rows, num_values = len(column), column.nunique() if has_text else len(np.unique(values))
     is_discrete = bool((values == np.round(values)).all()) and num_values <= MAX_INTEGER_CLASSES
     has_classes = task == "classification" or (task == "auto" and (has_text or is_discrete))
-    if num_rows < MIN_ROWS_PER_CLASS * (num_values if has_classes else 1):
-        advice = "add rows" + ", or try --task regression" * (has_classes and not has_text)
-        raise SettingError(f"{name} has {num_values} values in {num_rows} rows; {advice}")
+    problem = ""
+    if num_missing:
+        problem = f"is missing or infinite in {num_missing} of {num_rows} rows; remove those"
+    elif num_values < 2:
+        problem = f"is {column.iloc[0]!r} in every row; name another --target"
+    elif task == "regression" and has_text:
+        problem = f"has text, such as {column[is_text].iloc[0]!r}; try --task classification"
+    elif num_rows < MIN_ROWS_PER_CLASS * (num_values if has_classes else 1):
+        advice = ", or try --task regression" * (has_classes and not has_text)
+        problem = f"has {num_values} values in {num_rows} rows; add rows{advice}"
+    if problem:
+        raise SettingError(f"target {column.name!r} {problem}")
     if not has_classes:
         return values
     if not has_text:
         column = column.map(lambda value: np.format_float_positional(float(value), trim="-"))
-    labels: Array = column.to_numpy(dtype=object)
-    return labels
+    return np.array(column, dtype=object)
 
 
 def split_rows(target: Array) -> dict[Split, Array]:
     """Return the rows of each split, drawn at random, from each class alike."""
-    order = np.random.default_rng(SPLIT_SEED).permutation(len(target))
-    classes = target[order] if target.dtype == object else np.zeros(len(target))
+    rows = np.random.default_rng(SPLIT_SEED).permutation(len(target))
+    classes = target[rows] if target.dtype == object else np.zeros(len(target))
     # Of 25 rows of a class, 5 are for the test and 4 others for the validation.
     place = pd.Series(classes).groupby(classes).cumcount().to_numpy() % 25
-    is_test, is_other = place % 5 == 4, place % 6 == 5
-    return {
-        "train": order[~is_test & ~is_other],
-        "validation": order[is_other],
-        "test": order[is_test],
-    }
+    is_test, is_val = place % 5 == 4, place % 6 == 5
+    return {"train": rows[~is_test & ~is_val], "validation": rows[is_val], "test": rows[is_test]}
 
 
 def encode(table: pd.DataFrame, info: DataInfo, *, source: Path | None) -> tuple[Tensor, ...]:
@@ -207,7 +193,7 @@ def encode(table: pd.DataFrame, info: DataInfo, *, source: Path | None) -> tuple
         numbers.append(np.nan_to_num(scaled.clip(-MAX_DEVIATIONS, MAX_DEVIATIONS)))
     numbers += [np.isnan(as_numbers(table[name])[0]) for name in info["missing"]]
     for name, known in info["categories"].items():
-        index = pd.Index(known).get_indexer(as_text(table[name]))
+        index = pd.Index(known).get_indexer(table[name].astype("string"))
         categories.append(np.where(index < 0, 0, index + first))
         first += len(known)
     inputs = torch.tensor(np.column_stack(numbers), dtype=torch.float32)

@@ -11,7 +11,7 @@ from typing import Literal
 import torch
 from sklearn.metrics import f1_score, roc_auc_score
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy, mse_loss, silu
+from torch.nn.functional import cross_entropy, mse_loss
 
 from .batches.means import exact_mean
 from .config import TrainConfig
@@ -29,13 +29,12 @@ class Block(nn.Module):
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        self.norm = nn.LayerNorm(width)
-        self.expand = nn.Linear(width, 2 * width)
-        self.dropout = nn.Dropout(DROPOUT)
-        self.contract = nn.Linear(2 * width, width)
+        expand, contract = nn.Linear(width, 2 * width), nn.Linear(2 * width, width)
+        norm, dropout = nn.LayerNorm(width), nn.Dropout(DROPOUT)
+        self.layers = nn.Sequential(norm, expand, nn.SiLU(), dropout, contract)
 
     def forward(self, x: Tensor) -> Tensor:
-        residual: Tensor = self.contract(self.dropout(silu(self.expand(self.norm(x)))))
+        residual: Tensor = self.layers(x)
         return x + residual
 
 
@@ -52,15 +51,13 @@ class TableModel(nn.Module):
         num_inputs = len(info["numbers"]) + len(info["missing"])
         self.stem = nn.Linear(num_inputs + EMBEDDING_SIZE * len(vocabularies), WIDTH)
         self.blocks = nn.Sequential(*(Block(WIDTH) for _ in range(DEPTH)))
-        self.norm = nn.LayerNorm(WIDTH)
-        self.head = nn.Linear(WIDTH, len(info["classes"] or [1]))
+        last = nn.Linear(WIDTH, len(info["classes"] or [1]))
+        self.head = nn.Sequential(nn.LayerNorm(WIDTH), nn.SiLU(), last)
 
     def forward(self, numbers: Tensor, categories: Tensor | None = None) -> Tensor:
-        inputs = [numbers]
         if categories is not None:
-            inputs.append(self.embedding(categories).flatten(start_dim=1))
-        x = self.blocks(self.stem(torch.cat(inputs, dim=1)))
-        output: Tensor = self.head(silu(self.norm(x)))
+            numbers = torch.cat([numbers, self.embedding(categories).flatten(start_dim=1)], dim=1)
+        output: Tensor = self.head(self.blocks(self.stem(numbers)))
         return output
 
 
@@ -121,13 +118,10 @@ def summarize(scores: dict[str, Tensor]) -> dict[str, float]:
 
 
 def area_under_roc(probabilities: Tensor, target: Tensor) -> float:
-    """Return the area of the second of two classes, or the mean of each against the others.
-
-    Classes of no sample, or of every sample, do not count; NaN if none is left.
-    """
+    """Return the area of the second of two classes, or the mean of each against the others."""
     num_classes, areas = probabilities.shape[1], []
     for index in [1] if num_classes == 2 else range(num_classes):
-        is_class = target == index
+        is_class = target == index  # A small split may lack it, or have no other.
         if is_class.any() and not is_class.all() and probabilities.isfinite().all():
             areas.append(float(roc_auc_score(is_class, probabilities[:, index])))
     return sum(areas) / len(areas) if areas else math.nan

@@ -1,8 +1,4 @@
-"""The optimizer and its learning rate: replace this file by your own.
-
-Here: SGD with Nesterov momentum. Its settings were chosen by cross-validation on the rows that are
-not for the test: log loss 0.091, accuracy 97.2 %, AUC 0.992 (AdamW at 1e-3: 0.115, 96.5 %, 0.985).
-"""
+"""The optimizer, here SGD, and its learning rate: replace this file by your own."""
 
 import torch
 from torch import nn

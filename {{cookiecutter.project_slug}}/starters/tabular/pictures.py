@@ -14,7 +14,7 @@ MOST_NAMES = 20
 def draw_pictures(folder: Path, test_set: Any, test: Evaluation, info: DataInfo) -> None:
     """Save ROC curves beside the confusion matrix; or true numbers and residuals, as PNG."""
     from matplotlib.figure import Figure  # Not at the top: training need not wait for it.
-    from sklearn.metrics import ConfusionMatrixDisplay, PredictionErrorDisplay, RocCurveDisplay
+    from sklearn import metrics
 
     scores = {name: values.numpy() for name, values in test.scores.items()}
     figure = Figure(figsize=(12, 5.6), dpi=150, layout="constrained")
@@ -24,26 +24,23 @@ def draw_pictures(folder: Path, test_set: Any, test: Evaluation, info: DataInfo)
         mean, std = info["target"]["mean"], info["target"]["std"]
         true, predicted = (scores[name] * std + mean for name in ("target", "prediction"))
         for kind, axes in (("actual_vs_predicted", left), ("residual_vs_predicted", right)):
-            PredictionErrorDisplay.from_predictions(true, predicted, kind=kind, ax=axes)
+            metrics.PredictionErrorDisplay.from_predictions(true, predicted, kind=kind, ax=axes)
     else:
         targets, probabilities = scores["target"], scores["probabilities"]
         short = [name if len(name) <= 20 else f"{name[:19]}…" for name in info["classes"]]
+        is_legible = len(short) <= MOST_NAMES
         names = [name.replace("$", r"\$") for name in short]  # No formulas.
         for index in [1] if len(names) == 2 else range(len(names)):
             if 0 < (targets == index).mean() < 1:
                 curve = targets == index, probabilities[:, index]
-                RocCurveDisplay.from_predictions(*curve, name=names[index], ax=left)
+                metrics.RocCurveDisplay.from_predictions(*curve, name=names[index], ax=left)
         left.set(xlabel="False positive rate", ylabel="True positive rate")
         if left.lines:
-            left.legend(loc="lower right", fontsize="small").set_visible(len(names) <= MOST_NAMES)
-        ConfusionMatrixDisplay.from_predictions(
-            *(targets, probabilities.argmax(axis=1)),
-            labels=range(len(names)),
-            display_labels=names,
-            cmap="Blues",
-            colorbar=False,
-            include_values=len(names) <= MOST_NAMES,
-            xticks_rotation="horizontal" if len(names) * max(map(len, names)) <= 40 else "vertical",
-            ax=right,
-        )
+            left.legend(loc="lower right", fontsize="small").set_visible(is_legible)
+        predicted = probabilities.argmax(axis=1)
+        counts = metrics.confusion_matrix(targets, predicted, labels=range(len(names)))
+        matrix = metrics.ConfusionMatrixDisplay(counts, display_labels=names)
+        rotation = "horizontal" if len(names) * max(map(len, names)) <= 40 else "vertical"
+        style = {"include_values": is_legible, "xticks_rotation": rotation, "cmap": "Blues"}
+        matrix.plot(**style, colorbar=False, ax=right)
     figure.savefig(folder / PREDICTIONS_FILE)

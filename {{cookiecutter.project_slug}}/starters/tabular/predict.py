@@ -51,13 +51,10 @@ def main() -> None:
     with errors_in_one_line():
         settings = parse_command_line(PredictConfig)
         for row in predict(settings):
-            result = row["prediction"]
-            if settings.json:
-                print(json.dumps(row))
-            else:
-                chance = f" ({row['probabilities'][result]:.1%})" if "probabilities" in row else ""
-                shown = result if chance else f"{result:.6g}"
-                print(f"{row['file']} row {row['row']}: {shown}{chance}")
+            result, chances = row["prediction"], row.get("probabilities")
+            shown = f"{result} ({chances[result]:.1%})" if chances else f"{result:.6g}"
+            text = f"{row['file']} row {row['row']}: {shown}"
+            print(json.dumps(row) if settings.json else text)
         check_printed()
 
 
