@@ -22,7 +22,7 @@ SAME_WORK = {"steps": 4, "test_loss": 0.5, "peak_seconds_per_sample": None}
 def notes(*step_ms: float, **changes: Any) -> dict[str, Any]:
     """Return what a loop notes of itself."""
     own = {"step_ms": list(step_ms), "first_step_seconds": 2.0, "seconds": 3.0}
-    memory = {"process_bytes": 4e8, "gpu_bytes": 2e9, "kernel_ms": 1.0}
+    memory = {"process_bytes": 4e8, "own_bytes": 2e8, "gpu_bytes": 2e9, "kernel_ms": 1.0}
     return {**SAME_WORK, **own, **memory, **changes}
 
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import time
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,9 @@ class Recorder:
         self.steps_done = 0
         self.ends: list[tuple[int, float]] = []
         self.first_step_seconds = 0.0
+        self.own_bytes = 0
+        """Memory after the last step, without the pages of mapped files."""
+
         self.kernel_ms: float | None = None
         self.peak_seconds_per_sample: float | None = None
         """FLOPs of a sample over the peak FLOP/s of the device, as the project has both."""
@@ -46,6 +50,8 @@ class Recorder:
         if self.steps_done <= last_timed and self.steps_done % (GPU_WINDOW * self.is_gpu or 1) == 0:
             self._synchronize()
             self.ends.append((self.steps_done, time.perf_counter()))
+        if self.steps_done == self.total_steps:
+            self.own_bytes = bytes_beside_files()
         if self.is_gpu:
             self._profile(self.steps_done - last_timed)
 
@@ -60,6 +66,7 @@ class Recorder:
             "kernel_ms": self.kernel_ms,
             "peak_seconds_per_sample": self.peak_seconds_per_sample,
             "process_bytes": peak_of_process(),
+            "own_bytes": self.own_bytes,
             "gpu_bytes": torch.cuda.max_memory_allocated() if self.is_gpu else 0,
         }
         Path(os.environ[OUTPUT]).write_text(json.dumps(notes), encoding="utf-8")
@@ -84,6 +91,18 @@ class Recorder:
                 if "CUDA" in str(event.device_type)
             ]
             self.kernel_ms = length_of(spans) / 1000 / PROFILED_STEPS
+
+
+def bytes_beside_files() -> int:
+    """Return this process's memory without the pages of mapped files; 0 where unknown.
+
+    The system takes those pages back when it needs them: they are no cost of more data.
+    """
+    status = Path("/proc/self/status")
+    if not status.exists():
+        return 0
+    pages = re.search(r"^RssAnon:\s+(\d+) kB$", status.read_text(encoding="utf-8"), re.MULTILINE)
+    return int(pages[1]) * 1024 if pages else 0
 
 
 def length_of(spans: list[tuple[float, float]]) -> float:

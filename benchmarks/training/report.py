@@ -11,7 +11,7 @@ from .rows import BY_HAND, CPU_JOBS, GPU_JOBS, Job, Row
 
 HEADINGS = ("loop", "step, 5th percentile, ms", "median", "ratio", "to the loop by hand")
 TIMES = ("first step, s", "whole, s")
-CPU_HEADINGS = ("memory, MB", "test loss")
+CPU_HEADINGS = ("memory, MB", "without mapped files", "test loss")
 GPU_HEADINGS = ("samples/s", "MFU", "GPU idle", "GPU memory, GB", "test loss")
 Runs = list[dict[str, Any]]
 
@@ -56,7 +56,8 @@ def cells_of(
     ]
     loss = f"{median_of(runs, 'test_loss'):.3f}"
     if not machine["is_gpu"]:
-        return [*cells, f"{median_of(runs, 'process_bytes') / 1e6:,.0f}", loss]
+        memory = [f"{median_of(runs, of) / 1e6:,.0f}" for of in ("process_bytes", "own_bytes")]
+        return [*cells, *memory, loss]
     samples = batch_size_of(job, row) / step * 1000
     # Known from the project's own rows; the same for all.
     known = [run["peak_seconds_per_sample"] for each in measured.values() for run in each]

@@ -12,8 +12,10 @@ from my_run.batches.sampling import (
     EvaluationSampler,
     MicroBatch,
     TrainSampler,
+    sample_order,
 )
 from my_run.batches.seeds import (
+    ORDER_STREAM,
     derive_seed,
     seed_forward,
 )
@@ -79,6 +81,14 @@ def test_a_sample_comes_at_most_once_an_epoch_and_the_order_changes() -> None:
     assert set(epochs[0]) != set(epochs[1]), "the samples left over must change"
 
 
+def test_the_order_takes_four_bytes_a_sample_and_is_that_of_int64() -> None:
+    order = sample_order(NUM_SAMPLES, seed=7, epoch=3)
+    generator = torch.Generator().manual_seed(derive_seed(7, ORDER_STREAM, 3))
+
+    assert order.element_size() == 4
+    assert order.tolist() == torch.randperm(NUM_SAMPLES, generator=generator).tolist()
+
+
 def test_a_resumed_sampler_starts_at_its_step() -> None:
     assert micro_batches(steps=range(6, 11)) == micro_batches()[5 * GLOBAL // MICRO :]
 
@@ -122,7 +132,7 @@ def test_the_last_batch_of_a_padded_evaluation_repeats_its_last_sample() -> None
     sampler = EvaluationSampler(5, batch_size=4, is_padded=True)
 
     assert [batch.samples for [batch] in sampler] == [[0, 1, 2, 3], [4, 4, 4, 4]]
-    assert sampler.counted() == [range(0, 4), range(4, 5)]
+    assert list(sampler.counted()) == [range(0, 4), range(4, 5)]
 
 
 class Numbers:

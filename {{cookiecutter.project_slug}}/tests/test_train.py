@@ -1,6 +1,9 @@
 """Whole runs, as a person starts them."""
 
 import json
+import os
+import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -25,11 +28,13 @@ from my_run.run.trackers import check_tracker
 from my_run.settings.errors import SettingError
 
 from .launching import (
+    TIMEOUT_SECONDS,
     launch,
     read_metrics,
     read_summary,
     run_train,
     tiny_job,
+    tiny_sources,
     weight_difference,
 )
 from .tiny.config import TrainConfig
@@ -247,6 +252,42 @@ def test_the_plan_of_an_existing_run_shows_where_it_resumes(
     assert "after step 24, computed by single on 1 process" in capsys.readouterr().out
     with pytest.raises(SettingError, match="already holds a run"):
         run_train(single_run, *same, program="reference.single")
+
+
+# The packages that Accelerate's optimizer searches for in three steps.
+SEARCHES = """
+import importlib.util
+import sys
+import torch
+from my_run.config import TrainConfig
+from my_run.distributed.accelerator import (
+    make_accelerator,
+)
+from my_run.distributed.devices import find_devices
+
+accelerator = make_accelerator(find_devices(TrainConfig(placement="cpu")), "no")
+model = torch.nn.Linear(2, 2)
+_, optimizer = accelerator.prepare(model, torch.optim.SGD(model.parameters(), lr=1.0))
+names, find_spec = [], importlib.util.find_spec
+importlib.util.find_spec = lambda name: names.append(name) or find_spec(name)
+for _ in range(3):
+    optimizer.step()
+    optimizer.zero_grad()
+sys.stdout.write(f"{names} {torch.optim.Optimizer.zero_grad.__signature__}\\n")
+"""
+
+
+def test_accelerate_looks_things_up_once_and_not_in_every_step(tmp_path: Path) -> None:
+    (tmp_path / "show.py").write_text(SEARCHES, encoding="utf-8")
+    done = subprocess.run(
+        [sys.executable, str(tmp_path / "show.py")],
+        env=os.environ | {"PYTHONPATH": str(tiny_sources())},
+        capture_output=True,
+        text=True,
+        timeout=TIMEOUT_SECONDS,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("lomo_optim") <= 1 and "set_to_none" in done.stdout
 
 
 def test_evaluate_uses_the_requested_precision_or_that_of_training(

@@ -32,7 +32,8 @@ class Digits(Dataset[tuple[Tensor, Tensor]]):
 
     def __getitems__(self, indices: Sequence[int]) -> tuple[Tensor, Tensor]:
         """Return a batch."""
-        return self.rows[indices], self.targets[indices]
+        chosen = torch.tensor(indices)
+        return self.rows.index_select(0, chosen), self.targets.index_select(0, chosen)
 
 
 def load_split(

@@ -1,9 +1,13 @@
 """The `Accelerator`, configured for this project and checked against the requested strategy."""
 
+import inspect
 import os
 from collections.abc import Sequence
 from datetime import timedelta
+from functools import cache
+from typing import Any
 
+import accelerate.optimizer
 from accelerate import Accelerator
 from accelerate.utils import (
     DistributedDataParallelKwargs,
@@ -12,6 +16,7 @@ from accelerate.utils import (
     InitProcessGroupKwargs,
 )
 from torch import nn
+from torch.optim import Optimizer
 
 from ..settings.errors import SettingError
 from ..settings.run_config import Precision, RunConfig
@@ -71,6 +76,7 @@ def make_accelerator(
     """
     PEERS.wait_until_ready()
     ignore_warning_of_ddp()
+    _look_up_once()
     sharding = FullyShardedDataParallelPlugin(
         fsdp_version=2,
         auto_wrap_policy="transformer_based_wrap",
@@ -102,3 +108,16 @@ def make_accelerator(
             f"--nproc-per-node {devices.world_size} -m {program_name()}, and the same flags"
         )
     return accelerator
+
+
+def _look_up_once() -> None:
+    """Let the optimizer of Accelerate look up once what it looks up in every step.
+
+    Its `step` searches sys.path twice for the package lomo_optim, its `zero_grad` inspects the
+    signature of torch's: 0.14 ms of a step on a CPU, where that of a small network takes 0.5.
+    """
+    module: Any = accelerate.optimizer
+    if hasattr(module, "is_lomo_available"):
+        module.is_lomo_available = cache(module.is_lomo_available)
+    zero_grad: Any = Optimizer.zero_grad
+    zero_grad.__signature__ = inspect.signature(zero_grad)
