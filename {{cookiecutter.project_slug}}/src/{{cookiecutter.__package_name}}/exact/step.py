@@ -66,7 +66,7 @@ class StepSums:
         self.items_per_pass = (items_per_sample or 1) * plan.samples_per_pass
         self.items[plan.passes.start : plan.passes.stop] = self.items_per_pass
         self.is_constant = True
-        self.is_ddp = isinstance(parallel_model, DistributedDataParallel)
+        self.ddp = parallel_model if isinstance(parallel_model, DistributedDataParallel) else None
         self.parameters = [p for p in parallel_model.parameters() if p.requires_grad]
         self.optional = [p for n, p in model.named_parameters() if n in without_gradient]
         self.is_used = torch.zeros(len(self.optional), dtype=torch.uint8, device=device)
@@ -77,10 +77,10 @@ class StepSums:
         """Return the sum of a pass's losses as their mean, connected to every parameter.
 
         Where the number of items varies, it is the mean over samples, which `finish` rescales. DDP
-        waits for the gradient of each parameter: one that this pass does not use gets none, but is
-        ready.
+        waits for the gradient of each parameter, in the pass after which it sums: one that this
+        pass does not use gets none, but is ready.
         """
-        if self.is_ddp:
+        if self.ddp is not None and self.ddp.require_backward_grad_sync:
             connect: Any = _Connect.apply  # Some versions of torch give it types.
             loss = connect(loss, *self.parameters)
         return loss / self.items_per_pass
