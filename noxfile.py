@@ -119,7 +119,8 @@ def tests(session: nox.Session) -> None:
     """Test the template: rendering, hooks, and a rendered project with its own tests."""
     share_runtime(session)
     install(session, *TEST_GROUP, *TYPES_GROUP)
-    session.run("pytest", *session.posargs)
+    # Two at a time: most of them take one core.
+    session.run("pytest", "-n", "2", "--dist", "worksteal", *session.posargs)
 
 
 @nox.session

@@ -41,7 +41,7 @@ def test_a_ratio_is_the_median_of_the_rounds_of_their_5th_percentiles(tmp_path: 
     draw(results, tmp_path / "bench.png")
 
     ratio = "1.10 (1.00 to 1.50)"
-    shown = ["`train`", "3.00", "3.00", ratio, ratio, "2.0", "3.0", "400", "0.500"]
+    shown = ["`train`", "3.00", "3.00", ratio, ratio, "2.0", "3.0", "400", "200", "0.500"]
     assert cells(text, "`train`") == shown
     assert cells(text, BY_HAND)[3] == "1"
     assert (tmp_path / "bench.png").stat().st_size > 10_000

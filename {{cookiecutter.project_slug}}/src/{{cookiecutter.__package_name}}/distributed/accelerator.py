@@ -97,11 +97,8 @@ def make_accelerator(
             DistributedDataParallelKwargs(broadcast_buffers=False),
         ],
     )
-    kind = accelerator.distributed_type.value
-    if (
-        accelerator.num_processes != devices.world_size
-        or kind not in (DISTRIBUTED_TYPES[devices.strategy])
-    ):
+    kind, expected = accelerator.distributed_type.value, DISTRIBUTED_TYPES[devices.strategy]
+    if accelerator.num_processes != devices.world_size or kind not in expected:
         raise SettingError(
             f"Accelerate uses {accelerator.num_processes} process(es) of type {kind} instead of "
             f"{devices.world_size} of {devices.strategy}; type: torchrun "
