@@ -355,6 +355,24 @@ def test_silence_is_that_of_the_rank_which_does_not_count(
     assert silence.longer_than(0.25) == []
 
 
+# A launcher that ignores SIGTERM; its rank asks for its end, and ends.
+CUT_OFF = """
+import signal, subprocess, sys, time
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+code = "from my_run.distributed import heartbeat as h; h.LAUNCHER_SECONDS = 0.5; {}"
+subprocess.run([sys.executable, "-c", code.format("h.end_launcher_soon()")], check=True)
+time.sleep(5)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs a handle of a process")
+@pytest.mark.parametrize(("restarts", "code"), [("0", -9), ("3", 0)])
+def test_a_cut_off_launcher_is_ended_unless_it_may_restart(restarts: str, code: int) -> None:
+    variables = {"TORCHELASTIC_MAX_RESTARTS": restarts, "PYTHONPATH": str(tiny_sources())}
+    done = subprocess.run([sys.executable, "-c", CUT_OFF], env=os.environ | variables)
+    assert done.returncode == code
+
+
 def left_by_heartbeats(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, str]]:
     """Return the list in which heartbeats, quicker than real ones, note how they leave."""
     left: list[tuple[int, str]] = []

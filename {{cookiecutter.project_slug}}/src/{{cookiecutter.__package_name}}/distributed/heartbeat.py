@@ -2,6 +2,8 @@
 
 import json
 import os
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -85,12 +87,46 @@ class Heartbeat:
             if self._num_unanswered * HEARTBEAT_SECONDS > LOST_SECONDS:
                 where = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
                 cause = "its machine has ended, or the network is cut"
+                if is_first_of_machine():
+                    end_launcher_soon()
                 _leave(1, f"no answer from {where} for {LOST_SECONDS:.0f} s: {cause}")
 
 
 def _leave(code: int, text: str) -> None:
     """End this process; the first rank of the machine says why."""
     leave_with(code, with_host(f"error: {text}") if is_first_of_machine() else "")
+
+
+# Not at once: a launcher that is not cut off ends by itself.
+END_LAUNCHER = """
+import select, signal, sys
+launcher, grace = int(sys.argv[1]), float(sys.argv[2])
+for number in (signal.SIGTERM, signal.SIGKILL):
+    if select.select([launcher], [], [], grace)[0]:
+        break
+    signal.pidfd_send_signal(launcher, number)
+"""
+LAUNCHER_SECONDS = 12.0
+
+
+def end_launcher_soon() -> None:
+    """Let another process end this rank's torchrun, if it has not ended when this rank has.
+
+    With `--rdzv-backend c10d`, it waits without end for the store of a machine that is cut off, and
+    does not notice that its ranks have ended. One that may restart ranks is left alone.
+    """
+    if sys.platform != "linux" or os.environ.get("TORCHELASTIC_MAX_RESTARTS") != "0":
+        return
+    with suppress(OSError):
+        launcher = os.pidfd_open(os.getppid())
+        subprocess.Popen(
+            [sys.executable, "-c", END_LAUNCHER, str(launcher), str(LAUNCHER_SECONDS)],
+            pass_fds=[launcher],
+            start_new_session=True,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
 
 
 class Silence:
