@@ -359,8 +359,9 @@ def test_silence_is_that_of_the_rank_which_does_not_count(
 CUT_OFF = """
 import signal, subprocess, sys, time
 signal.signal(signal.SIGTERM, signal.SIG_IGN)
-code = "from my_run.distributed import heartbeat as h; h.LAUNCHER_SECONDS = 0.5; {}"
-subprocess.run([sys.executable, "-c", code.format("h.end_launcher_soon()")], check=True)
+code = "from my_run.distributed import heartbeat as h"
+code += "; h.LAUNCHER_SECONDS = 0.5; h.end_launcher_soon()"
+subprocess.run([sys.executable, "-c", code], check=True)
 time.sleep(5)
 """
 
