@@ -26,13 +26,10 @@ Split = Literal["train", "validation", "test"]
 DataInfo = dict[str, Any]
 Array = NDArray[Any]
 
-# Not --seed: the splits belong to the data set, not to the run.
-SPLIT_SEED = 0
-# Fewer rows of a class do not reach every split.
-MIN_ROWS_PER_CLASS = 6
+SPLIT_SEED = 0  # Not --seed: the splits belong to the data set, not to the run.
+MIN_ROWS_PER_CLASS = 6  # Fewer do not reach every split.
 MAX_INTEGER_CLASSES = 20
-# Standardized inputs are clipped to it: an outlier must not outweigh all other columns.
-MAX_DEVIATIONS = 10.0
+MAX_DEVIATIONS = 10.0  # Inputs are clipped to it: an outlier must not outweigh other columns.
 
 collate = None
 
@@ -51,8 +48,10 @@ def describe(config: TrainConfig) -> DataInfo:
         if is_text.any() and column.nunique(dropna=False) > 1:
             counts = column.astype("string").value_counts()
             if len(counts) > max(20, counts.sum() / 2):
-                text = f"{len(counts)} different values and texts, as {column[is_text].iloc[0]!r}"
-                raise SettingError(f"{name!r} has {text}; empty those, or try --ignore-columns")
+                example = f"different texts, such as {column[is_text].iloc[0]!r}"
+                if is_text.mean() < 0.5:
+                    raise SettingError(f"column {name!r} has numbers and {example}; empty those")
+                raise SettingError(f"column {name!r} has many {example}; try --ignore-columns")
             # The others teach the model what to make of unknown ones.
             categories[name] = sorted(counts.index[counts > 1])
         elif len(np.unique(values)) > 1:
@@ -83,6 +82,8 @@ def load_split(
         pairs = np.stack([(target[rows] - mean) / std, np.full(len(rows), std)], axis=1)
         return TensorDataset(*inputs, torch.tensor(pairs, dtype=torch.float32))
     classes = pd.Index(info["classes"]).get_indexer(target[rows])
+    if (classes < 0).any():
+        raise SettingError(f"{config.data_file} has classes that it did not have in training")
     return TensorDataset(*inputs, torch.tensor(classes, dtype=torch.int64))
 
 
@@ -144,13 +145,13 @@ def mean_and_std(values: Array) -> dict[str, float]:
 def read_target(column: pd.Series, task: str) -> Array:
     """Return the names of classes, as text, or float64 numbers; for auto, what they look like."""
     values, is_text = as_numbers(column)
-    has_text, num_missing = bool(is_text.any()), int((np.isnan(values) & ~is_text).sum())
+    has_text, absent = bool(is_text.any()), int((np.isnan(values) & ~is_text).sum())
     num_rows, num_values = len(column), column.nunique() if has_text else len(np.unique(values))
     is_discrete = bool((values == np.round(values)).all()) and num_values <= MAX_INTEGER_CLASSES
     has_classes = task == "classification" or (task == "auto" and (has_text or is_discrete))
     problem = ""
-    if num_missing:
-        problem = f"is missing or infinite in {num_missing} of {num_rows} rows; remove those"
+    if absent:
+        problem = f"is missing, infinite or above 3e38 in {absent} of {num_rows} rows; remove those"
     elif num_values < 2:
         problem = f"is {column.iloc[0]!r} in every row; name another --target"
     elif task == "regression" and has_text:

@@ -7,8 +7,7 @@ from .batches.evaluation import Evaluation
 from .data import DataInfo
 
 PREDICTIONS_FILE = "predictions.png"
-# Of classes: more would not be legible.
-MOST_NAMES = 20
+MOST_NAMES = 20  # Of classes: more would not be legible.
 
 
 def draw_pictures(folder: Path, test_set: Any, test: Evaluation, info: DataInfo) -> None:
