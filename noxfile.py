@@ -388,9 +388,11 @@ def share_runtime(session: nox.Session) -> None:
     """Make torch and the project's other dependencies importable in this session's environment.
 
     They are installed once for each Python and each set of pins, in an environment of their own;
-    a `.pth` file lends them to the session, whose own packages come first.
+    a `.pth` file lends them to the session, whose own packages come first. `nox --install-only`
+    would skip `session.run`, and `nox -R` what `session.install` does.
     """
-    version = output_of(session, "import sys; print('%d.%d' % sys.version_info[:2])")
+    own_python = Path(session.bin) / "python"
+    version = output_of(own_python, "import sys; print('%d.%d' % sys.version_info[:2])")
     pins = CONSTRAINTS.read_text(encoding="utf-8") + "\n".join(PROJECT_REQUIREMENTS)
     digest = hashlib.sha256(pins.encode()).hexdigest()[:8]
     runtime = ROOT / ".nox" / f"runtime-{version}-{digest}"
@@ -401,14 +403,11 @@ def share_runtime(session: nox.Session) -> None:
         for outdated in runtime.parent.glob(f"runtime-{version}-*"):
             shutil.rmtree(outdated)
         session.log("Installing torch and the project's other dependencies, once.")
-        session.run("python", "-m", "venv", str(runtime), silent=True)
+        subprocess.run([own_python, "-m", "venv", runtime], check=True)
         command = [str(python), "-m", "pip", "install", "--quiet", "--constraint", str(CONSTRAINTS)]
-        session.run(*command, *PROJECT_REQUIREMENTS, external=True)
-        shown = session.run(
-            str(python), "-c", SHOW_SITE_PACKAGES, external=True, silent=True, log=False
-        )
-        site_packages.write_text(str(shown), encoding="utf-8")
-    lent = Path(output_of(session, SHOW_SITE_PACKAGES)) / "runtime.pth"
+        subprocess.run([*command, *PROJECT_REQUIREMENTS], check=True)
+        site_packages.write_text(output_of(python, SHOW_SITE_PACKAGES), encoding="utf-8")
+    lent = Path(output_of(own_python, SHOW_SITE_PACKAGES)) / "runtime.pth"
     lent.write_text(site_packages.read_text(encoding="utf-8"), encoding="utf-8")
     # With this session's Python, which has its own packages as well.
     for name, module in LAUNCHERS.items():
@@ -425,9 +424,10 @@ LAUNCHERS = {
 SHOW_SITE_PACKAGES = "import sysconfig; print(sysconfig.get_path('purelib'))"
 
 
-def output_of(session: nox.Session, code: str) -> str:
-    """Return what the session's Python prints for these statements."""
-    return str(session.run("python", "-c", code, silent=True, log=False)).strip()
+def output_of(python: Path, code: str) -> str:
+    """Return what a Python prints for these statements."""
+    command = [str(python), "-c", code]
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
 
 
 if __name__ == "__main__":
