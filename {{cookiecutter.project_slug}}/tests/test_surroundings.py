@@ -126,7 +126,7 @@ def test_a_signal_before_training_ends_the_program_at_once(name: str, tmp_path: 
     printed = finish(process)
 
     assert process.returncode == (130 if number == signal.SIGINT else 143), printed
-    assert printed == f"stopped by {number.name} before training; nothing to save\n"
+    assert printed == f"stopped by {number.name}; nothing to save\n"
     assert not (tmp_path / "run").exists()
 
 

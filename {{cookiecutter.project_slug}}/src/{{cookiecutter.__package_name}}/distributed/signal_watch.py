@@ -36,7 +36,7 @@ class SignalWatch:
         self.progressed_at = 0.0
         """When the run last did something, in seconds of `time.monotonic`."""
 
-        self._call: Callable[[int], None] = leave_before_training
+        self._call: Callable[[int], None] = leave_unsaved
         self._pipe: tuple[int, int] | None = None
 
     def start(self, call: Callable[[int], None]) -> None:
@@ -94,9 +94,9 @@ def leave_with(code: int, message: str) -> None:
     os._exit(code)
 
 
-def leave_before_training(number: int) -> None:
-    """End this process: there is nothing to save yet."""
-    leave(number, f"stopped by {signal.Signals(number).name} before training; nothing to save")
+def leave_unsaved(number: int) -> None:
+    """End this process while no run trains: there is nothing to save."""
+    leave(number, f"stopped by {signal.Signals(number).name}; nothing to save")
 
 
 def _do_nothing(number: int, frame: object) -> None:

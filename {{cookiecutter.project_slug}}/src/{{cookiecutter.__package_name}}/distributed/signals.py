@@ -16,7 +16,7 @@ import torch.distributed as dist
 from ..settings.output import STDERR, write_or_drop
 from .devices import Devices
 from .process_group import PROCESS_GROUP_TIMEOUT_SECONDS
-from .signal_watch import SIGNALS, WATCH, leave, leave_before_training
+from .signal_watch import SIGNALS, WATCH, leave, leave_unsaved
 
 # A launcher and a scheduler may send the same signal; a later one is another request.
 ECHO_SECONDS = 2.0
@@ -88,7 +88,7 @@ class StopSignals(AbstractContextManager["StopSignals"]):
             for number, handler in self._handlers.items():
                 signal.signal(number, handler)
             if self._handlers and WATCH.is_of_program:
-                WATCH.start(leave_before_training)
+                WATCH.start(leave_unsaved)
             elif self._handlers:
                 WATCH.stop()
 
