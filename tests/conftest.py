@@ -1,5 +1,6 @@
 """Projects that several tests look at, each rendered once."""
 
+import signal
 from collections import Counter
 from pathlib import Path
 
@@ -12,6 +13,11 @@ from .rendering import ANSWER_SETS, STARTERS, render, render_in_process
 settings.register_profile("short", max_examples=60, derandomize=True, database=None)
 settings.register_profile("thorough", max_examples=2000, database=None, print_blob=True)
 settings.load_profile("short")
+# What a shell ignores for its background jobs, the programs that the tests start would ignore too.
+for name in ("SIGINT", "SIGHUP", "SIGQUIT"):
+    if hasattr(signal, name) and signal.getsignal(getattr(signal, name)) is signal.SIG_IGN:
+        default = signal.default_int_handler if name == "SIGINT" else signal.SIG_DFL
+        signal.signal(getattr(signal, name), default)
 # What became of generated answers.
 COUNTS = pytest.StashKey[Counter[str]]()
 

@@ -65,6 +65,7 @@ FILES = """
     src/my_run/checkpoint/atomic.py
     src/my_run/checkpoint/checkpoints.py
     src/my_run/checkpoint/data_info.py
+    src/my_run/checkpoint/group_values.py
     src/my_run/checkpoint/progress.py
     src/my_run/checkpoint/replicated.py
     src/my_run/checkpoint/resume.py
@@ -123,6 +124,7 @@ FILES = """
     src/my_run/run/folder.py
     src/my_run/run/log.py
     src/my_run/run/metrics_file.py
+    src/my_run/run/optimizer_trial.py
     src/my_run/run/passes.py
     src/my_run/run/peak_flops.py
     src/my_run/run/plan_table.py
@@ -163,6 +165,7 @@ FILES = """
     tests/test_export.py
     tests/test_figures.py
     tests/test_launch.py
+    tests/test_optimizer.py
     tests/test_peers.py
     tests/test_placement.py
     tests/test_profiling.py

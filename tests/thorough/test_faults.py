@@ -371,7 +371,8 @@ def test_a_second_interrupt_leaves_at_once(default_project: Path, tmp_path: Path
     printed, _ = job.communicate(timeout=2)
 
     assert job.returncode == 130, printed
-    assert "Ctrl-C again leaves at once" in printed and "interrupted: left at once" in printed
+    assert "press Ctrl-C again to exit immediately" in printed
+    assert "interrupted; the latest complete checkpoint is kept" in printed
     assert "Traceback" not in printed
 
 

@@ -14,6 +14,7 @@ from ..distributed.devices import Devices
 from ..exact.average import WeightAverage
 from ..settings.errors import SettingError
 from . import replicated
+from .group_values import GroupValues, take_group_values
 from .progress import Progress
 from .store import OPTIMIZER_FILE, StateTensors, read_tensors
 from .weights import AVERAGE_FILE, WEIGHTS_FILE
@@ -43,6 +44,8 @@ class TrainingState:
             self._layout = sharded
         self.model = model
         self.optimizer = optimizer
+        _check_state_of(model, optimizer)
+        self._groups = GroupValues(optimizer)
         self.average = average or WeightAverage(model, decay=0.0)
         self.scaler = scaler if scaler and scaler.is_enabled() else None
 
@@ -65,11 +68,13 @@ class TrainingState:
         return {**files, AVERAGE_FILE: self.averaged_weights()} if self.average.decay else files
 
     def _moments(self) -> dict[str, Tensor]:
+        groups = self._groups.changed()
         if not self.optimizer.state:
             # Before the first step: PyTorch would initialize it by a step with zero gradients.
-            return {}
+            return groups
         # Empty on the ranks that only contribute their shards.
-        return self._copied(_flat(self._layout.optimizer_state(self.model, self.optimizer)))
+        state = self._copied(_flat(self._layout.optimizer_state(self.model, self.optimizer)))
+        return {**state, **groups} if self.is_main_process else state
 
     def _copied(self, tensors: Mapping[str, Any]) -> dict[str, Tensor]:
         """Return tensors in CPU memory that training does not write to."""
@@ -95,7 +100,7 @@ class TrainingState:
         if not start.step:
             return
         files: dict[str, dict[str, Tensor]] = {}
-        weights: dict[str, Any] = {}
+        weights, groups = dict[str, Any](), dict[str, Any]()
         expected = self._layout.initial_state(self.model, self.optimizer)
         state: dict[str, dict[str, Any]] = {}
         without_state: list[str] = []
@@ -103,6 +108,7 @@ class TrainingState:
             assert checkpoint is not None
             files = read_tensors(checkpoint)
             weights, moments = files[WEIGHTS_FILE], files[OPTIMIZER_FILE]
+            groups = take_group_values(moments)
             _check_fit(checkpoint / WEIGHTS_FILE, weights, self.model.state_dict())
             saved = _by_parameter(moments)
             # A parameter that never had a gradient has no state; PyTorch can only load zeros.
@@ -127,8 +133,19 @@ class TrainingState:
         parameters = dict(self.model.named_parameters())
         for name in broadcast_from_rank_0(without_state):
             del self.optimizer.state[parameters[name]]
+        self._groups.restore(broadcast_from_rank_0(groups))
         if self.scaler and start.scaler:
             self.scaler.load_state_dict(start.scaler)
+
+
+def _check_state_of(model: nn.Module, optimizer: Optimizer) -> None:
+    """Check that what state the optimizer has is that of the model's parameters."""
+    parameters = {id(parameter) for parameter in model.parameters()}
+    if any(id(parameter) not in parameters for parameter in optimizer.state):
+        raise SettingError(
+            f"optimizer.py: {type(optimizer).__name__} has state before the first step, which "
+            "Accelerate drops when it shards the parameters; use reference.fsdp2, or DDP"
+        )
 
 
 def _flat(state: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:

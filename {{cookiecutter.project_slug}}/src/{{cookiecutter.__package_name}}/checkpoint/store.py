@@ -1,10 +1,9 @@
 """The files of a checkpoint: written atomically, and verified before they are used.
 
 A checkpoint is a folder `checkpoints/step_00000100/` with `model.safetensors` (under the names of
-the unwrapped model), `optimizer.safetensors` (`NAME/of.parameter`), `average.safetensors` (with
-`ema_decay`), `manifest.json` (step,
-settings, size and checksum of each file) and `manifest.json.sha256`: the checksums of all of them,
-for `sha256sum --check`.
+the unwrapped model), `optimizer.safetensors` (`NAME/of.parameter`, `param_groups/0.NAME`),
+`average.safetensors` (with `ema_decay`), `manifest.json` (step, settings, size and checksum of each
+file) and `manifest.json.sha256`: the checksums of all of them, for `sha256sum --check`.
 Sample order, learning rate and random numbers are functions of the step, so they are not saved.
 """
 

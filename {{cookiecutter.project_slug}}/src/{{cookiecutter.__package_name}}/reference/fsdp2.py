@@ -36,6 +36,7 @@ from ..model import BEST_RESULT, ITEMS, SHARD_UNITS, compute_loss, make_model, s
 from ..optimizer import make_optimizer, set_learning_rate
 from ..pictures import draw_pictures
 from ..run.folder import RunFolder
+from ..run.optimizer_trial import try_out_optimizer
 from ..run.plan_table import show_plan, show_plan_only
 from ..run.run import Run
 from ..run.start import check_settings, prepare_once
@@ -61,6 +62,7 @@ def train(config: TrainConfig) -> None:
     # Model
     torch.manual_seed(config.seed)
     model = make_model(config, info)
+    try_out_optimizer(make_optimizer, config, model, devices)
     trial = try_out(train_set, validation_set, collate, config, model, compute_loss)
     try_out_scores(validation_set, collate, model, score, summarize, BEST_RESULT)
     if config.plan_only:

@@ -29,7 +29,7 @@ def errors_named(file: str, function: str) -> Iterator[None]:
         where = f"{Path(own[-1].filename).name}, line {own[-1].lineno}" if own else file
         message = " ".join(str(error).split())[:300]
         reason = nondeterministic_operation(error) or (
-            f"{function} failed on the first samples: {type(error).__name__}: {message}"
+            f"{function} failed: {type(error).__name__}: {message}"
         )
         raise SettingError(f"{where}: {reason}") from error
 

@@ -4,7 +4,9 @@ import contextlib
 import os
 import socket
 import sys
+import traceback
 from collections.abc import Iterator
+from pathlib import Path
 
 from .output import use_dropping_output, why_stdout_was_dropped
 
@@ -17,7 +19,7 @@ class RunError(RuntimeError):
     """The run failed after it had started; checkpoints written before stay valid."""
 
 
-def in_one_line(error: Exception) -> str:
+def in_one_line(error: BaseException) -> str:
     """Return the class and the message of an error of another package or of the user."""
     return " ".join(f"{type(error).__name__}: {error}".split())
 
@@ -36,6 +38,19 @@ def nondeterministic_operation(error: BaseException) -> str | None:
     )
 
 
+def step_on_shards(error: BaseException) -> str | None:
+    """Return advice if an error is that of an optimizer which FSDP2's parameters do not support."""
+    frames = traceback.walk_tb(error.__traceback__)
+    files = [Path(frame.f_code.co_filename).as_posix() for frame, _ in frames]
+    packages = ("/torch/optim/", "/torch/distributed/tensor/")
+    if not all(any(package in file for file in files) for package in packages):
+        return None
+    return (
+        "optimizer.py: this optimizer cannot step on the sharded parameters of FSDP2 "
+        f"({in_one_line(error)[:200]}); use another optimizer, or DDP"
+    )
+
+
 @contextlib.contextmanager
 def errors_in_one_line() -> Iterator[None]:
     """Print the two errors above as one line for each machine, and exit.
@@ -50,7 +65,7 @@ def errors_in_one_line() -> Iterator[None]:
         _print_once(f"error: {error}")
         raise SystemExit(2 if isinstance(error, SettingError) else 1) from error
     except RuntimeError as error:
-        advice = nondeterministic_operation(error)
+        advice = nondeterministic_operation(error) or step_on_shards(error)
         if advice is None:
             raise
         _print_once(f"error: {advice}")
