@@ -31,6 +31,7 @@ from my_run.settings.errors import SettingError
 from .conftest import NEEDS_EXACT_FSDP2
 from .launching import PACKAGE, TIMEOUT_SECONDS, read_metrics, run_train, tiny_sources
 from .tiny.config import TrainConfig
+from .tiny.optimizer import set_learning_rate
 
 CONFIG = TrainConfig()
 SINGLE = Devices("single", torch.device("cpu"), 0, 1)
@@ -101,6 +102,15 @@ def maker(name: str, **arguments: Any) -> Callable[[nn.Module, Any], Optimizer]:
     return make_optimizer
 
 
+def try_out(
+    make_optimizer: Any,
+    model: nn.Module,
+    devices: Devices = SINGLE,
+    set_rate: Any = set_learning_rate,
+) -> None:
+    try_out_optimizer(make_optimizer, set_rate, CONFIG, model, devices)
+
+
 def step(model: nn.Module, optimizer: Optimizer, number: int) -> None:
     generator = torch.Generator().manual_seed(number)
     for parameter in model.parameters():
@@ -115,7 +125,7 @@ def test_each_optimizer_goes_on_from_a_checkpoint_as_if_nothing_had_happened(
     name: str, arguments: dict[str, Any], tmp_path: Path
 ) -> None:
     model, make = make_model(), maker(name, **arguments)
-    try_out_optimizer(make, CONFIG, model, SINGLE)
+    try_out(make, model, SINGLE)
     optimizer = make(model, CONFIG)
     state = TrainingState(SINGLE, model, optimizer, None)
     for number in (1, 2):
@@ -124,7 +134,7 @@ def test_each_optimizer_goes_on_from_a_checkpoint_as_if_nothing_had_happened(
     write_checkpoint(tmp_path, 2, state.tensors(), {})
 
     resumed = make_model()
-    try_out_optimizer(make, CONFIG, resumed, SINGLE)
+    try_out(make, resumed, SINGLE)
     resumed_optimizer = make(resumed, CONFIG)
     TrainingState(SINGLE, resumed, resumed_optimizer, None).restore(
         Progress(step=2), checkpoint_folder(tmp_path, 2)
@@ -134,12 +144,15 @@ def test_each_optimizer_goes_on_from_a_checkpoint_as_if_nothing_had_happened(
         step(resumed, resumed_optimizer, number)
     for weight, other in zip(model.parameters(), resumed.parameters(), strict=True):
         assert torch.equal(weight, other)
+    [group], [resumed_group] = optimizer.param_groups, resumed_optimizer.param_groups
+    for key in group.keys() - {"params"}:
+        assert group[key] == resumed_group[key], key
 
 
 @pytest.mark.parametrize("name", REFUSED)
 def test_an_optimizer_that_the_loop_cannot_use_is_refused(name: str) -> None:
     with pytest.raises(SettingError, match=f"^optimizer.py.*{re.escape(REFUSED[name])}"):
-        try_out_optimizer(maker(name), CONFIG, make_model(), SINGLE)
+        try_out(maker(name), make_model(), SINGLE)
 
 
 class ListInState(torch.optim.SGD):
@@ -167,14 +180,49 @@ def foreign(model: nn.Module, config: Any) -> Optimizer:
 )
 def test_what_is_wrong_with_an_optimizer_is_one_line(make: Any, message: str) -> None:
     with pytest.raises(SettingError, match=rf"^(test_)?optimizer.py.*{re.escape(message)}"):
-        try_out_optimizer(make, CONFIG, make_model(), SINGLE)
+        try_out(make, make_model(), SINGLE)
+
+
+def multiply(optimizer: Optimizer, step: int, config: Any, total_steps: int) -> float:
+    for group in optimizer.param_groups:
+        group["lr"] *= 0.99
+    return float(optimizer.param_groups[0]["lr"])
+
+
+def fall_once(optimizer: Optimizer, step: int, config: Any, total_steps: int) -> float:
+    if step == total_steps // 2:
+        multiply(optimizer, step, config, total_steps)
+    return float(optimizer.param_groups[0]["lr"])
+
+
+def set_momentum(optimizer: Optimizer, step: int, config: Any, total_steps: int) -> float:
+    optimizer.param_groups[0]["momentum"] -= 0.001
+    return 0.1
+
+
+@pytest.mark.parametrize(
+    ("set_rate", "message"),
+    [
+        (lambda optimizer, step, config, total_steps: None, "returned a NoneType; return the rate"),
+        (lambda optimizer, step, config, total_steps: step / 0, "failed: ZeroDivisionError"),
+        (multiply, "gave another rate for the same step when it was called again"),
+        (fall_once, "gave another rate for the same step when it was called again"),
+        (set_momentum, "gave another rate for the same step when it was called again"),
+    ],
+)
+def test_a_learning_rate_that_is_no_function_of_the_step_is_one_line(
+    set_rate: Any, message: str
+) -> None:
+    make = maker("SGD", momentum=0.9)
+    with pytest.raises(SettingError, match=f"set_learning_rate {message}"):
+        try_out(make, make_model(), SINGLE, set_rate)
 
 
 def test_the_trial_leaves_weights_and_random_numbers_alone() -> None:
     model = make_model()
     weights = copy.deepcopy(model.state_dict())
     before = torch.get_rng_state()
-    try_out_optimizer(maker("AdamW"), CONFIG, model, SINGLE)
+    try_out(maker("AdamW"), model, SINGLE)
 
     assert torch.equal(torch.get_rng_state(), before)
     assert all(torch.equal(weights[name], value) for name, value in model.state_dict().items())
@@ -184,9 +232,7 @@ def test_the_trial_leaves_weights_and_random_numbers_alone() -> None:
 def test_parameters_that_the_optimizer_does_not_have_are_frozen() -> None:
     model = make_model()
     last = model[-1]
-    try_out_optimizer(
-        lambda model, config: torch.optim.SGD(last.parameters(), lr=0.1), CONFIG, model, SINGLE
-    )
+    try_out(lambda model, config: torch.optim.SGD(last.parameters(), lr=0.1), model, SINGLE)
     trainable = [name for name, p in model.named_parameters() if p.requires_grad]
     assert trainable == ["2.weight", "2.bias"]
 
@@ -233,12 +279,12 @@ def test_an_optimizer_of_some_parameters_keeps_its_bits_resumed_on_two_processes
 def test_exact_shards_are_refused_to_an_optimizer_of_whole_matrices() -> None:
     for name, arguments in WORKING:
         if name not in WHOLE:
-            try_out_optimizer(maker(name, **arguments), CONFIG, make_model(), SHARDED)
+            try_out(maker(name, **arguments), make_model(), SHARDED)
     for name in WHOLE:
         with pytest.raises(SettingError, match=f"a step of {name} takes whole parameters"):
-            try_out_optimizer(maker(name), CONFIG, make_model(), SHARDED)
+            try_out(maker(name), make_model(), SHARDED)
         rounded = Devices("fsdp2", torch.device("cpu"), 0, 2)
-        try_out_optimizer(maker(name), CONFIG, make_model(), rounded)
+        try_out(maker(name), make_model(), rounded)
 
 
 def test_state_that_sharding_has_lost_is_an_error() -> None:

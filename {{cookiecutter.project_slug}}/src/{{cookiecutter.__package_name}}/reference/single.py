@@ -52,7 +52,7 @@ def train(config: TrainConfig) -> None:
     # Model
     torch.manual_seed(config.seed)
     model = make_model(config, info)
-    try_out_optimizer(make_optimizer, config, model, devices)
+    try_out_optimizer(make_optimizer, set_learning_rate, config, model, devices)
     trial = try_out(train_set, validation_set, collate, config, model, compute_loss)
     try_out_scores(validation_set, collate, model, score, summarize, BEST_RESULT)
     if config.plan_only:

@@ -13,10 +13,16 @@ from ..settings.errors import SettingError
 from .users_code import errors_named
 
 Make = Callable[[nn.Module, Any], Optimizer]
+SetRate = Callable[[Optimizer, int, Any, int], float]
+NUM_RATES = 100
 
 
 def try_out_optimizer(
-    make_optimizer: Make, config: Any, model: nn.Module, devices: Devices
+    make_optimizer: Make,
+    set_learning_rate: SetRate,
+    config: Any,
+    model: nn.Module,
+    devices: Devices,
 ) -> None:
     """Let the optimizer step on copies of some parameters; freeze those that no group of it has.
 
@@ -24,12 +30,14 @@ def try_out_optimizer(
     would begin without them.
 
     Raises:
-        SettingError: `make_optimizer` or the step fails, checkpoints cannot hold the state, or
-            exact sums are asked for where the step depends on how FSDP2 shards the parameters.
+        SettingError: one of the functions or the step fails, the rate depends on the calls before,
+            checkpoints cannot hold the state, or exact sums are asked for where the step depends on
+            how FSDP2 shards the parameters.
     """
     whole = _Copies(make_optimizer, config, model, devices.device, num_parts=1)
     _freeze_others(model, whole.parameters)
     whole.step()
+    _check_rates(set_learning_rate, whole.optimizer, config)
     for state in whole.optimizer.state.values():
         for name, value in state.items():
             if not isinstance(value, Tensor | int | float):
@@ -47,6 +55,28 @@ def try_out_optimizer(
                 "gives each rank a part: its rounding would differ from that of other placements; "
                 "use DDP, or --no-exact"
             )
+
+
+def _check_rates(set_learning_rate: SetRate, optimizer: Optimizer, config: Any) -> None:
+    """Check that `set_learning_rate` returns a number, and depends on nothing but the step."""
+
+    def values_at(step: int) -> str:
+        with errors_named("optimizer.py", "set_learning_rate"):
+            rate = set_learning_rate(optimizer, step, config, NUM_RATES)
+        if not isinstance(rate, int | float):
+            raise SettingError(
+                f"optimizer.py: set_learning_rate returned a {type(rate).__name__}; return the "
+                "rate, or the highest of several, as a number"
+            )
+        groups = [{**group, "params": None} for group in optimizer.param_groups]
+        return f"{rate} {groups}"
+
+    first, again = ([values_at(step + 1) for step in range(NUM_RATES)] for _ in range(2))
+    if first != again:
+        raise SettingError(
+            "optimizer.py: set_learning_rate gave another rate for the same step when it was "
+            "called again, as in a resumed run; make the rate a function of the step"
+        )
 
 
 class _Copies:
