@@ -125,7 +125,7 @@ def test_each_optimizer_goes_on_from_a_checkpoint_as_if_nothing_had_happened(
     name: str, arguments: dict[str, Any], tmp_path: Path
 ) -> None:
     model, make = make_model(), maker(name, **arguments)
-    try_out(make, model, SINGLE)
+    try_out(make, model)
     optimizer = make(model, CONFIG)
     state = TrainingState(SINGLE, model, optimizer, None)
     for number in (1, 2):
@@ -134,7 +134,7 @@ def test_each_optimizer_goes_on_from_a_checkpoint_as_if_nothing_had_happened(
     write_checkpoint(tmp_path, 2, state.tensors(), {})
 
     resumed = make_model()
-    try_out(make, resumed, SINGLE)
+    try_out(make, resumed)
     resumed_optimizer = make(resumed, CONFIG)
     TrainingState(SINGLE, resumed, resumed_optimizer, None).restore(
         Progress(step=2), checkpoint_folder(tmp_path, 2)
@@ -152,7 +152,7 @@ def test_each_optimizer_goes_on_from_a_checkpoint_as_if_nothing_had_happened(
 @pytest.mark.parametrize("name", REFUSED)
 def test_an_optimizer_that_the_loop_cannot_use_is_refused(name: str) -> None:
     with pytest.raises(SettingError, match=f"^optimizer.py.*{re.escape(REFUSED[name])}"):
-        try_out(maker(name), make_model(), SINGLE)
+        try_out(maker(name), make_model())
 
 
 class ListInState(torch.optim.SGD):
@@ -180,7 +180,15 @@ def foreign(model: nn.Module, config: Any) -> Optimizer:
 )
 def test_what_is_wrong_with_an_optimizer_is_one_line(make: Any, message: str) -> None:
     with pytest.raises(SettingError, match=rf"^(test_)?optimizer.py.*{re.escape(message)}"):
-        try_out(make, make_model(), SINGLE)
+        try_out(make, make_model())
+
+
+def test_a_layer_without_a_size_is_one_line() -> None:
+    model = nn.Sequential(nn.Linear(2, 2), nn.LazyLinear(3))
+    with pytest.raises(
+        SettingError, match=r"^model\.py: 1\.weight is of a lazy layer, which has no"
+    ):
+        try_out(maker("SGD"), model)
 
 
 def multiply(optimizer: Optimizer, step: int, config: Any, total_steps: int) -> float:
@@ -215,14 +223,14 @@ def test_a_learning_rate_that_is_no_function_of_the_step_is_one_line(
 ) -> None:
     make = maker("SGD", momentum=0.9)
     with pytest.raises(SettingError, match=f"set_learning_rate {message}"):
-        try_out(make, make_model(), SINGLE, set_rate)
+        try_out(make, make_model(), set_rate=set_rate)
 
 
 def test_the_trial_leaves_weights_and_random_numbers_alone() -> None:
     model = make_model()
     weights = copy.deepcopy(model.state_dict())
     before = torch.get_rng_state()
-    try_out(maker("AdamW"), model, SINGLE)
+    try_out(maker("AdamW"), model)
 
     assert torch.equal(torch.get_rng_state(), before)
     assert all(torch.equal(weights[name], value) for name, value in model.state_dict().items())
@@ -232,7 +240,7 @@ def test_the_trial_leaves_weights_and_random_numbers_alone() -> None:
 def test_parameters_that_the_optimizer_does_not_have_are_frozen() -> None:
     model = make_model()
     last = model[-1]
-    try_out(lambda model, config: torch.optim.SGD(last.parameters(), lr=0.1), model, SINGLE)
+    try_out(lambda model, config: torch.optim.SGD(last.parameters(), lr=0.1), model)
     trainable = [name for name, p in model.named_parameters() if p.requires_grad]
     assert trainable == ["2.weight", "2.bias"]
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sized
 from typing import Any
 
 from torch import Tensor, nn
+from torch.nn.parameter import UninitializedParameter
 from torch.utils.data import IterableDataset
 
 from ..batches.loaders import Collate, MapDataset
@@ -29,6 +30,16 @@ def check_set(split: str, dataset: Any) -> None:
         )
     if not len(dataset):
         raise SettingError(f"data.py: load_split returned no samples for {split}")
+
+
+def check_parameters(model: nn.Module) -> None:
+    """Check that each parameter has a shape: the optimizer is made before the first batch."""
+    for name, parameter in model.named_parameters():
+        if isinstance(parameter, UninitializedParameter):
+            raise SettingError(
+                f"model.py: {name} is of a lazy layer, which has no shape before the first batch; "
+                "give the layer its size, or call the model once in make_model"
+            )
 
 
 def check_layers(model: nn.Module) -> None:

@@ -10,6 +10,7 @@ from torch.optim import Optimizer
 
 from ..distributed.devices import Devices
 from ..settings.errors import SettingError
+from .contract import check_parameters
 from .users_code import errors_named
 
 Make = Callable[[nn.Module, Any], Optimizer]
@@ -34,6 +35,7 @@ def try_out_optimizer(
             checkpoints cannot hold the state, or exact sums are asked for where the step depends on
             how FSDP2 shards the parameters.
     """
+    check_parameters(model)
     whole = _Copies(make_optimizer, config, model, devices.device, num_parts=1)
     _freeze_others(model, whole.parameters)
     whole.step()
