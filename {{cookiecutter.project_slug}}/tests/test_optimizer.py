@@ -73,7 +73,7 @@ REFUSED = {
 MORE: dict[str, list[dict[str, Any]]] = {
     "SGD": [{}, {"momentum": 0.9}],
     "Adam": [{}, {"amsgrad": True}, {"fused": True}],
-    "Adagrad": [{}, {"initial_accumulator_value": 0.5}],
+    "Adagrad": [{}, {"initial_accumulator_value": 0.5, "lr_decay": 0.1}],
     "RMSprop": [{}, {"centered": True, "momentum": 0.5}],
 }
 # These step with whole matrices.

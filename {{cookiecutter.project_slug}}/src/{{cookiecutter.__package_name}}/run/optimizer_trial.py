@@ -1,5 +1,6 @@
 """A trial of the optimizer before training: what the loop, the checkpoints and FSDP2 ask of it."""
 
+import copy
 import inspect
 from collections.abc import Callable
 from typing import Any
@@ -126,12 +127,12 @@ class _Copies:
         # Some optimizers have state before the first step.
         state = self.optimizer.state.pop(parameter, {})
         for index, part in enumerate(parts):
-            part.grad = gradients[index]
+            part.requires_grad_().grad = gradients[index]
             if state:
                 self.optimizer.state[part] = {
                     name: divided(value)[index]
                     if isinstance(value, Tensor) and value.shape == parameter.shape
-                    else value
+                    else copy.deepcopy(value)
                     for name, value in state.items()
                 }
         return parts
