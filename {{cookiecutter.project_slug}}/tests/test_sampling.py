@@ -101,14 +101,13 @@ def test_seeds_differ_by_seed_stream_step_and_micro_batch() -> None:
 
 
 def test_a_forward_pass_draws_the_numbers_of_its_micro_batch() -> None:
-    seed_forward(0, 3, range(5, 6))
-    first = torch.rand(4)
-    seed_forward(0, 3, range(6, 7))
-    other = torch.rand(4)
-    seed_forward(0, 3, range(5, 6))
+    def drawn(micro_batch: int) -> list[float]:
+        seed_forward(0, 3, range(micro_batch, micro_batch + 1))
+        return [torch.rand(1).item(), float(np.random.rand()), random.random()]
 
-    assert torch.equal(torch.rand(4), first)
-    assert not torch.equal(first, other)
+    first, other = drawn(5), drawn(6)
+    assert drawn(5) == first
+    assert all(number != another for number, another in zip(first, other, strict=True))
 
 
 @pytest.mark.parametrize("world_size", [1, 2, 3, 7])

@@ -2,16 +2,19 @@
 
 import json
 import os
+import random
 import subprocess
 import sys
 import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file
+from torch.nn.functional import cross_entropy
 
 from my_run import evaluate
 from my_run.batches import evaluation
@@ -163,16 +166,35 @@ def test_random_numbers_of_an_evaluation_are_those_of_the_batch() -> None:
         def __getitem__(self, index: int) -> torch.Tensor:
             return torch.rand(1)
 
+    def drawn() -> list[float]:
+        return [torch.rand(1).item(), float(np.random.rand()), random.random()]
+
     def values(num_workers: int, rank: int = 0, world_size: int = 1) -> list[list[float]]:
         config = TrainConfig(num_workers=num_workers)
         devices = Devices("ddp", torch.device("cpu"), rank, world_size)
         loader = EvaluationLoader(Noisy(), None, config, devices)
-        return [[*batch.flatten().tolist(), torch.rand(1).item()] for _, batch in loader]
+        return [[*batch.flatten().tolist(), *drawn()] for _, batch in loader]
 
     alone = values(0)
     assert len({tuple(batch) for batch in alone}) == 3
     assert values(2) == alone
     assert [values(0, 0, 2)[0], values(0, 1, 2)[0]] == alone[:2]
+
+
+def test_a_loss_that_draws_from_numpy_and_random_has_the_same_bits_with_workers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def compute_loss(network: Any, batch: Any) -> tuple[torch.Tensor, int]:
+        share = np.random.beta(0.4, 0.4) + random.random()
+        return share * cross_entropy(network(batch[0]), batch[1], reduction="sum"), len(batch[1])
+
+    monkeypatch.setattr(single, "compute_loss", compute_loss)
+    flags = ["--max-steps", 6, "--tracker", "none", "--num-workers"]
+    runs = [
+        run_train(tmp_path / num_workers, *flags, num_workers, program="reference.single")
+        for num_workers in ("0", "1")
+    ]
+    assert read_metrics(runs[0]) == read_metrics(runs[1])
 
 
 def test_workers_read_with_the_threads_of_the_setting() -> None:

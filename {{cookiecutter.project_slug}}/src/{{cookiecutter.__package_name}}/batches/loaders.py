@@ -1,10 +1,8 @@
 """Batches on this rank's device: `sampling` says which samples, `data.py` what they are."""
 
-import random
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Protocol
 
-import numpy as np
 import torch
 from torch.utils.data import Dataset, Sampler, default_collate
 
@@ -14,7 +12,7 @@ from ..settings.errors import SettingError
 from ..settings.run_config import RunConfig
 from .plan import Plan
 from .sampling import EvaluationSampler, MicroBatch, TrainSampler
-from .seeds import EVALUATION_STREAM, derive_seed, seed_torch
+from .seeds import EVALUATION_STREAM, derive_seed, seed_all
 from .structure import concatenate, to_device
 from .workers import WorkerLoader
 
@@ -80,7 +78,7 @@ class EvaluationLoader:
         )
         for samples, index, batch in shares:
             WATCH.progress()
-            seed_torch(derive_seed(self._seed, EVALUATION_STREAM, index, 1))
+            seed_all(derive_seed(self._seed, EVALUATION_STREAM, index, 1))
             yield samples, to_device(batch, self._device)
 
 
@@ -140,9 +138,7 @@ class MicroBatchReader(Dataset[Any]):
             ) from error
 
     def _read(self, micro_batch: MicroBatch) -> Any:
-        seed_torch(micro_batch.seed)
-        np.random.seed(micro_batch.seed % 2**32)
-        random.seed(micro_batch.seed)
+        seed_all(micro_batch.seed)
         if hasattr(self.dataset, "__getitems__"):
             batch = self.dataset.__getitems__(micro_batch.samples)
         else:

@@ -13,7 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from ..batches.evaluation import Score, Summarize, check_rows
 from ..batches.loaders import Collate, MapDataset
 from ..batches.sampling import sample_order
-from ..batches.seeds import seed_torch
+from ..batches.seeds import seed_all
 from ..exact.buffers import buffers_of_others
 from ..settings.errors import SettingError
 from ..settings.run_config import RunConfig
@@ -67,7 +67,7 @@ def try_out(
     samples = order[: _num_tried(model, config.micro_batch_size)].tolist()
     before = {name: buffer.clone() for name, buffer in model.named_buffers()}
     batch = read_batch(train_set, collate, samples)
-    seed_torch(0)
+    seed_all(0)
     # The counter knows no other kernel of attention on a CPU.
     kernel = sdpa_kernel(SDPBackend.MATH)
     with _all_cores(model), FlopCounterMode(display=False) as counter, kernel:
