@@ -131,6 +131,7 @@ FILES = """
     src/my_run/run/profiling.py
     src/my_run/run/run.py
     src/my_run/run/run_dir.py
+    src/my_run/run/samples.py
     src/my_run/run/schedule.py
     src/my_run/run/speed.py
     src/my_run/run/start.py
@@ -172,6 +173,7 @@ FILES = """
     tests/test_references.py
     tests/test_resume.py
     tests/test_run.py
+    tests/test_samples.py
     tests/test_sampling.py
     tests/test_schedule.py
     tests/test_slurm.py

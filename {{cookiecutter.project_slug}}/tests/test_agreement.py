@@ -30,10 +30,10 @@ def check(
 ) -> None:
     """Check the agreement of this rank, which is rank 0, with one that has a change."""
 
-    def gather(value: tuple[str, Facts]) -> list[tuple[str, Facts]]:
+    def gather(value: tuple[str, Facts, Any]) -> list[tuple[str, Facts, Any]]:
         other = dict(value[1])
         change(other)
-        return [("node-a", value[1]), ("node-b", other)]
+        return [("node-a", *value[1:]), ("node-b", other, value[2])]
 
     monkeypatch.setattr(agreement, "is_distributed", lambda: True)
     monkeypatch.setattr(agreement, "gather_from_ranks", gather)

@@ -28,7 +28,7 @@ ENGINE_TESTS = [
     *("test_data_parallel", "test_devices", "test_exact", "test_export", "test_figures"),
     *("test_launch", "test_optimizer", "test_peers", "test_placement", "test_profiling"),
     *("test_references", "test_resume", "test_run"),
-    *("test_sampling", "test_schedule", "test_slurm", "test_start_up", "test_step"),
+    *("test_samples", "test_sampling", "test_schedule", "test_slurm", "test_start_up", "test_step"),
     *("test_surroundings", "test_train", "test_trial", "test_versions"),
 ]
 

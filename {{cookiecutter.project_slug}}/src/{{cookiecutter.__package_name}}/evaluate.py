@@ -8,7 +8,7 @@ from typing import Literal
 
 from .batches.evaluation import Evaluation, evaluate
 from .batches.loaders import EvaluationLoader
-from .checkpoint.data_info import changed_names
+from .checkpoint.data_info import changed_names, load_data_info
 from .config import TrainConfig
 from .data import Split, collate, describe, load_split, prepare
 from .distributed.accelerator import make_accelerator
@@ -20,6 +20,7 @@ from .distributed.program import read_launcher
 from .exact.kernels import use_deterministic_kernels
 from .model import make_model, score, summarize
 from .run.agreement import check_agreement
+from .run.samples import check_samples
 from .run.start import prepare_once
 from .run.tables import print_table, shown
 from .run.trained import TrainedRun
@@ -72,11 +73,12 @@ def evaluate_run(settings: EvaluateConfig) -> Evaluation:
             "the splits may be others too; restore it"
         )
     dataset = load_split(settings.split, config, info)
+    samples = check_samples(load_data_info(settings.run_dir), settings.split, dataset, collate)
     loader = EvaluationLoader(dataset, collate, config, devices)
 
     # Model
     accelerator = make_accelerator(devices, config.mixed_precision)
-    check_agreement(config, info, len(dataset))
+    check_agreement(config, info | samples, len(dataset))
     model = accelerator.prepare_model(model, evaluation_mode=True)
 
     evaluation = evaluate(model, loader, score, summarize)

@@ -1,6 +1,8 @@
 """What the model knows of the data, `data.json` in the run folder: `describe` of `data.py`."""
 
 import json
+import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -9,12 +11,32 @@ from .atomic import write_atomically
 from .progress import Progress
 
 DATA_FILE = "data.json"
+SAMPLES = "norms of samples"
+"""By split, beside what `describe` returned: by them, other samples are recognized."""
+
+SAME_SAMPLES = "seed what it draws with a constant, and sort the files that it lists"
+# Another version of a decoder rounds pixels otherwise; other samples differ by percents.
+RELATIVE_TOLERANCE = 1e-3
 
 
 def changed_names(earlier: dict[str, Any], info: dict[str, Any]) -> str:
     """Return what `describe` returns otherwise than earlier, by name; empty if nothing."""
     names = [name for name in {**earlier, **info} if earlier.get(name) != info.get(name)]
-    return ", ".join(names)
+    return ", ".join(name for name in names if name != SAMPLES)
+
+
+def changed_splits(earlier: Mapping[str, Any], info: Mapping[str, Any]) -> list[str]:
+    """Return the splits that have other samples than earlier; none where that is not known."""
+    before, now = earlier.get(SAMPLES, {}), info.get(SAMPLES, {})
+    return [
+        split
+        for split in before.keys() & now.keys()
+        if len(before[split]) != len(now[split])
+        or not all(
+            math.isclose(one, other, rel_tol=RELATIVE_TOLERANCE)
+            for one, other in zip(before[split], now[split], strict=True)
+        )
+    ]
 
 
 def check_same_data(start: Progress, num_train_samples: int, info: dict[str, Any]) -> None:
@@ -35,6 +57,11 @@ def check_same_data(start: Progress, num_train_samples: int, info: dict[str, Any
             f"the data has changed since step {start.step}: describe in data.py returns other "
             f"{changed}; restore it, or try --allow-changes"
         )
+    if is_known and (splits := changed_splits(start.data_info or {}, info)):
+        raise SettingError(
+            f"data.py: load_split gives other samples of {', '.join(sorted(splits))} than up to "
+            f"step {start.step}; {SAME_SAMPLES}, or try --allow-changes"
+        )
 
 
 def save_data_info(run_dir: Path, info: dict[str, Any]) -> None:
@@ -47,7 +74,7 @@ def save_data_info(run_dir: Path, info: dict[str, Any]) -> None:
 
 
 def load_data_info(run_dir: Path) -> dict[str, Any]:
-    """Return what `describe` returned when the run was started.
+    """Return what `describe` returned when the run was started, and `SAMPLES`.
 
     Raises:
         SettingError: the folder holds no run that was trained.

@@ -39,6 +39,7 @@ from ..run.folder import RunFolder
 from ..run.optimizer_trial import try_out_optimizer
 from ..run.plan_table import show_plan, show_plan_only
 from ..run.run import Run
+from ..run.samples import with_samples
 from ..run.start import check_settings, prepare_once
 from ..run.trial import try_out, try_out_scores
 
@@ -65,21 +66,21 @@ def train(config: TrainConfig) -> None:
     try_out_optimizer(make_optimizer, set_learning_rate, config, model, devices)
     trial = try_out(train_set, validation_set, collate, config, model, compute_loss)
     try_out_scores(validation_set, collate, model, score, summarize, BEST_RESULT)
+    data = with_samples(info, train_set, validation_set, test_set, collate)
     if config.plan_only:
-        return show_plan_only(config, devices, run_folder, info, len(train_set), model, trial)
+        return show_plan_only(config, devices, run_folder, data, len(train_set), model, trial)
 
     # Strategy
     join_process_group(devices)
-    start = run_folder.broadcast_start(len(train_set), info)
+    start = run_folder.broadcast_start(len(train_set), data)
     plan = make_plan(config, devices, len(train_set), start.step, start.has_ended(config.patience))
     show_plan(plan, start, info, model, trial)
     model.to(device)
     if config.compile:
         model.compile(options=COMPILE_OPTIONS)
     mesh = init_device_mesh(device.type, (devices.world_size,), mesh_dim_names=("shard",))
-    for module in model.modules():
-        if isinstance(module, SHARD_UNITS):
-            fully_shard(module, mesh=mesh)
+    for unit in [module for module in model.modules() if isinstance(module, SHARD_UNITS)]:
+        fully_shard(unit, mesh=mesh)
     sharded_model: Any = fully_shard(model, mesh=mesh)
     parallel_model = AutocastForward(sharded_model, config.mixed_precision)
     if device.type == "cpu" and not devices.exact:

@@ -2,7 +2,7 @@
 
 import platform
 import socket
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from hashlib import sha256
 from importlib.metadata import version
 from pathlib import Path
@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from ..checkpoint.data_info import SAME_SAMPLES, SAMPLES, changed_splits
 from ..distributed.collectives import gather_from_ranks, is_distributed
 from ..settings.errors import SettingError
 from ..settings.run_config import RunConfig
@@ -26,7 +27,7 @@ def check_agreement(config: RunConfig, info: Mapping[str, Any], num_samples: int
 
     Args:
         config: This rank's settings; paths may differ, because machines may.
-        info: What `describe` of data.py returned.
+        info: What `describe` of data.py returned, and norms of samples.
         num_samples: Size of the data set.
 
     Raises:
@@ -39,9 +40,10 @@ def check_agreement(config: RunConfig, info: Mapping[str, Any], num_samples: int
         for name, value in config.saved().items()
         if name not in MAY_DIFFER and not _has_path(getattr(config, name))
     }
+    described = {name: value for name, value in info.items() if name != SAMPLES}
     facts = {
         **settings,
-        **{f"describe of data.py: {name}": value for name, value in info.items()},
+        **{f"describe of data.py: {name}": value for name, value in described.items()},
         "samples": num_samples,
         "code of the package": _digest_of_code(),
         "Python": platform.python_version(),
@@ -50,12 +52,12 @@ def check_agreement(config: RunConfig, info: Mapping[str, Any], num_samples: int
     }
     # As text: NaN is not equal to itself.
     mine = {name: str(value) for name, value in facts.items()}
-    ranks = gather_from_ranks((socket.gethostname(), mine))
-    first_host, first = ranks[0]
+    ranks = gather_from_ranks((socket.gethostname(), mine, info))
+    first_host, first, _ = ranks[0]
     differences = [
         f"{name} is {_shown(first, name)} on {first_host} (rank 0) and {_shown(other, name)} on "
         f"{host} (rank {rank})"
-        for rank, (host, other) in enumerate(ranks)
+        for rank, (host, other, _) in enumerate(ranks)
         for name in {**first, **other}
         if first.get(name) != other.get(name)
     ]
@@ -65,6 +67,17 @@ def check_agreement(config: RunConfig, info: Mapping[str, Any], num_samples: int
             f"ranks differ: {', '.join(differences[:3])}{more}; start all with the same flags, "
             "code, versions and data"
         )
+    _check_samples([(host, data) for host, _, data in ranks])
+
+
+def _check_samples(ranks: Sequence[tuple[str, Mapping[str, Any]]]) -> None:
+    first_host, first = ranks[0]
+    for rank, (host, data) in enumerate(ranks):
+        if splits := changed_splits(first, data):
+            raise SettingError(
+                f"data.py: load_split gives other samples of {', '.join(sorted(splits))} on {host} "
+                f"(rank {rank}) than on {first_host} (rank 0); {SAME_SAMPLES}"
+            )
 
 
 def _has_path(value: Any) -> bool:

@@ -9,6 +9,7 @@ import torch.distributed as dist
 from torch import nn
 
 from ..batches.plan import Plan, make_plan
+from ..checkpoint.data_info import SAMPLES
 from ..checkpoint.progress import Progress
 from ..distributed.devices import Devices
 from ..distributed.program import program_name
@@ -53,6 +54,7 @@ def show_plan(
 def _data(info: dict[str, Any]) -> str:
     """Return what `describe` returned, of lists and dictionaries their lengths."""
     values = {name: len(v) if isinstance(v, list | dict) else v for name, v in info.items()}
+    values.pop(SAMPLES, None)
     return ", ".join(f"{name} {value}" for name, value in values.items()) or "nothing described"
 
 

@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 from torch import nn
 
-from ..checkpoint.data_info import load_data_info
+from ..checkpoint.data_info import SAMPLES, load_data_info
 from ..checkpoint.resume import weights_folder
 from ..checkpoint.weights import load_weights
 from ..settings.config_file import CONFIG_FILE, load_config
@@ -42,6 +42,7 @@ class TrainedRun:
         """
         config = load_config(config_class, self.run_dir / CONFIG_FILE)
         info = load_data_info(self.run_dir)
+        info.pop(SAMPLES, None)
         model = make_model(config, info)
         load_weights(self.weights_folder, model)
         return config, info, model.eval()

@@ -1,0 +1,100 @@
+"""Which samples a split has: tried before training, the same on all ranks and in a resumed run."""
+
+import math
+import zlib
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from ..batches.loaders import Collate, MapDataset
+from ..batches.structure import map_leaves
+from ..checkpoint.data_info import SAME_SAMPLES, SAMPLES, changed_splits
+from ..settings.errors import SettingError
+from .contract import check_set
+from .users_code import read_batch
+
+NUM_READ = 8
+
+
+def with_samples(
+    info: Mapping[str, Any],
+    train: MapDataset,
+    validation: MapDataset,
+    test: MapDataset,
+    collate: Collate,
+) -> dict[str, Any]:
+    """Return what `describe` returned, and a norm for each of a few samples of each split.
+
+    By these, another rank, a resumed run and an evaluation see that `load_split` gave them other
+    samples.
+
+    Raises:
+        SettingError: a split is empty, cannot be read, or has other samples when it is read again.
+    """
+    splits = {"train": train, "validation": validation, "test": test}
+    norms = {split: norms_of(split, dataset, collate) for split, dataset in splits.items()}
+    return {**info, SAMPLES: norms}
+
+
+def check_samples(
+    trained: Mapping[str, Any], split: str, dataset: MapDataset, collate: Collate
+) -> dict[str, Any]:
+    """Check that a split has the samples of the training run; return their norms.
+
+    Args:
+        trained: What `with_samples` returned then.
+        split: Its name. In training, the samples of "train" were augmented: they have no norms.
+        dataset: The split as it is now.
+        collate: As for `with_samples`.
+
+    Raises:
+        SettingError: it has others.
+    """
+    if split == "train":
+        return {}
+    found = {SAMPLES: {split: norms_of(split, dataset, collate)}}
+    if changed_splits(trained, found):
+        raise SettingError(
+            f"data.py: load_split gives other samples of {split} than to the training run; "
+            f"{SAME_SAMPLES}"
+        )
+    return found
+
+
+def norms_of(split: str, dataset: MapDataset, collate: Collate) -> list[float]:
+    """Return the norm of all numbers of a sample, for a few samples from the first to the last.
+
+    Raises:
+        SettingError: as `with_samples`.
+    """
+    check_set(split, dataset)
+    last = len(dataset) - 1
+    indices = sorted({last * part // (NUM_READ - 1) for part in range(NUM_READ)})
+    first, again = ([_numbers(dataset, collate, index) for index in indices] for _ in range(2))
+    if not all(torch.equal(one, other) for one, other in zip(first, again, strict=True)):
+        raise SettingError(
+            f"data.py: a sample of {split} had other values when it was read again; draw random "
+            "numbers from the global generators of torch, numpy or random, which are seeded for "
+            "each micro-batch, and change no tensor in place"
+        )
+    return [float(torch.linalg.vector_norm(numbers.nan_to_num())) for numbers in first]
+
+
+def _numbers(dataset: MapDataset, collate: Collate, index: int) -> torch.Tensor:
+    """Return all numbers of one sample, float64; a text counts as its checksum."""
+    found = [torch.zeros(0, dtype=torch.float64)]
+
+    def add(leaf: Any) -> None:
+        if isinstance(leaf, torch.Tensor):
+            numbers = torch.view_as_real(leaf) if leaf.is_complex() else leaf
+            found.append(numbers.detach().flatten().to("cpu", torch.float64))
+        elif isinstance(leaf, str | bytes):
+            text = leaf if isinstance(leaf, bytes) else leaf.encode(errors="replace")
+            found.append(torch.tensor([zlib.crc32(text)], dtype=torch.float64))
+        elif isinstance(leaf, int | float) and math.isfinite(leaf):
+            found.append(torch.tensor([leaf], dtype=torch.float64))
+
+    map_leaves(add, read_batch(dataset, collate, [index]))
+    # NaN is not equal to itself.
+    return torch.cat(found).nan_to_num(nan=math.pi)
