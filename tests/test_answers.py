@@ -213,6 +213,8 @@ def test_a_slug_that_will_not_do_is_refused_with_one_that_does(
         assert render_or_refuse({"project_slug": suggestion}, default_project) is None
 
 
+# Two thousand sets of answers take ten minutes on a free core.
+@pytest.mark.timeout(3600)
 @pytest.mark.parametrize("typed", [False, True], ids=["given", "typed"])
 def test_generated_answers_read_back_or_are_refused(
     typed: bool, default_project: Path, pytestconfig: pytest.Config
