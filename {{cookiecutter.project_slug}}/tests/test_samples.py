@@ -25,6 +25,7 @@ from my_run.settings.errors import SettingError
 from .launching import tiny_job
 from .tiny.config import TrainConfig
 from .tiny.data import describe, load, load_split
+from .tiny.model import make_model
 
 
 class Shuffled:
@@ -157,10 +158,10 @@ class Boxes:
         (torch.tensor([True, False, True]), torch.tensor([True, True, True])),
         (torch.tensor([1.0, float("nan")]), torch.tensor([2.0, float("nan")])),
         (torch.tensor([1j]), torch.tensor([2 + 1j])),
-        ({"text": "a sentence", "length": 2}, {"text": "another one", "length": 2}),
+        ({"path": "a/1.png", "size": 2}, {"path": "a/1.png", "size": 3}),
+        ([float("inf"), 1.0], [float("inf"), 2.0]),
         ([[3, (4.5, None)]], [[3, (4.75, None)]]),
-        (b"bytes", b"other"),
-        (Boxes(torch.ones(2, 4), ["cat"]), Boxes(torch.ones(2, 4), ["dog"])),
+        (Boxes(torch.ones(2, 4), ["cat"]), Boxes(torch.ones(3, 4), ["cat", "dog"])),
         (torch.tensor([300], dtype=torch.int64), torch.tensor([301], dtype=torch.int64)),
     ],
 )
@@ -176,6 +177,20 @@ def test_samples_of_any_structure_are_told_apart(one: Any, other: Any) -> None:
     assert changed_splits(mine, others) == ["train"]
 
 
+def test_paths_in_a_batch_may_differ() -> None:
+    norms = [
+        norms_of("train", [{"path": path, "pixels": torch.ones(3)}], None)
+        for path in ("/disk/1.png", "/other/1.png")
+    ]
+    assert norms[0] == norms[1] == pytest.approx([3**0.5])
+
+
 def test_the_model_is_not_told_of_the_norms(single_run: Path) -> None:
-    info = load_data_info(single_run)
-    assert info.pop(SAMPLES) and info == describe(TrainConfig())
+    told: list[dict[str, Any]] = []
+
+    def make(config: TrainConfig, info: dict[str, Any]) -> Any:
+        told.append(dict(info))
+        return make_model(config, info)
+
+    evaluate.EvaluateConfig(run_dir=single_run).load(TrainConfig, make)
+    assert told == [describe(TrainConfig())]
