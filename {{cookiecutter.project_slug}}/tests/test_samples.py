@@ -27,6 +27,8 @@ from .tiny.config import TrainConfig
 from .tiny.data import describe, load, load_split
 from .tiny.model import make_model
 
+CONFIG = TrainConfig()
+
 
 class Shuffled:
     """A data set in another order, as of an unsorted folder or a split without a seed."""
@@ -44,7 +46,7 @@ class Shuffled:
 
 def data_of(seed: int | None) -> dict[str, Any]:
     validation = load("validation") if seed is None else Shuffled(load("validation"), seed)
-    return with_samples({"classes": 10}, load("train"), validation, load("test"), None)
+    return with_samples({"classes": 10}, load("train"), validation, load("test"), None, CONFIG)
 
 
 def test_ranks_with_other_samples_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -134,16 +136,26 @@ def test_samples_that_change_when_they_are_read_again_are_one_line(kind: type[Sh
     norms_of("train", Seeded(load("train"), 0), None)
 
 
+def test_only_training_samples_of_a_run_that_is_not_exact_may_vary() -> None:
+    varying, rounded = OwnGenerator(load("train"), 0), replace(CONFIG, exact=False)
+    found = with_samples({}, varying, load("validation"), load("test"), None, rounded)
+    assert found[SAMPLES]["train"] == [] != found[SAMPLES]["test"]
+    with pytest.raises(SettingError, match=r"sample of train had .* in place; or try --no-exact$"):
+        with_samples({}, varying, load("validation"), load("test"), None, CONFIG)
+    with pytest.raises(SettingError, match=r"sample of test had .* change no tensor in place$"):
+        with_samples({}, load("train"), load("validation"), varying, None, rounded)
+
+
 def test_a_test_split_that_cannot_be_read_is_found_before_training() -> None:
     with pytest.raises(SettingError, match="load_split returned no samples for test"):
-        with_samples({}, load("train"), load("validation"), [], None)
+        with_samples({}, load("train"), load("validation"), [], None, CONFIG)
 
     def collate(samples: list[Any]) -> Any:
         return samples[0]["label"]
 
     labelled = [{"label": torch.ones(1)}]
     with pytest.raises(SettingError, match=r"reading a batch .* failed: KeyError: 'label'"):
-        with_samples({}, labelled, labelled, [{"image": torch.ones(1)}], collate)
+        with_samples({}, labelled, labelled, [{"image": torch.ones(1)}], collate, CONFIG)
 
 
 @dataclass

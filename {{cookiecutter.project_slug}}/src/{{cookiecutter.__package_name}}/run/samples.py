@@ -10,6 +10,7 @@ from ..batches.loaders import Collate, MapDataset
 from ..batches.structure import map_leaves
 from ..checkpoint.data_info import SAME_SAMPLES, SAMPLES, changed_splits
 from ..settings.errors import SettingError
+from ..settings.run_config import RunConfig
 from .contract import check_set
 from .users_code import read_batch
 
@@ -22,17 +23,21 @@ def with_samples(
     validation: MapDataset,
     test: MapDataset,
     collate: Collate,
+    config: RunConfig,
 ) -> dict[str, Any]:
     """Return what `describe` returned, and a norm for each of a few samples of each split.
 
     By these, another rank, a resumed run and an evaluation see that `load_split` gave them other
-    samples.
+    samples. A run that is not exact may augment its training samples from generators of its own.
 
     Raises:
         SettingError: a split is empty, cannot be read, or has other samples when it is read again.
     """
     splits = {"train": train, "validation": validation, "test": test}
-    norms = {split: norms_of(split, dataset, collate) for split, dataset in splits.items()}
+    norms = {
+        split: norms_of(split, dataset, collate, may_vary=split == "train" and not config.exact)
+        for split, dataset in splits.items()
+    }
     return {**info, SAMPLES: norms}
 
 
@@ -61,8 +66,12 @@ def check_samples(
     return found
 
 
-def norms_of(split: str, dataset: MapDataset, collate: Collate) -> list[float]:
+def norms_of(
+    split: str, dataset: MapDataset, collate: Collate, *, may_vary: bool = False
+) -> list[float]:
     """Return the norm of all numbers of a sample, for a few samples from the first to the last.
+
+    They are none if the samples vary, and may.
 
     Raises:
         SettingError: as `with_samples`.
@@ -72,10 +81,13 @@ def norms_of(split: str, dataset: MapDataset, collate: Collate) -> list[float]:
     indices = sorted({last * part // (NUM_READ - 1) for part in range(NUM_READ)})
     first, again = ([_numbers(dataset, collate, index) for index in indices] for _ in range(2))
     if not all(torch.equal(one, other) for one, other in zip(first, again, strict=True)):
+        if may_vary:
+            return []
         raise SettingError(
             f"data.py: a sample of {split} had other values when it was read again; draw random "
             "numbers from the global generators of torch, numpy or random, which are seeded for "
             "each micro-batch, and change no tensor in place"
+            + ("; or try --no-exact" if split == "train" else "")
         )
     return [float(torch.linalg.vector_norm(numbers)) for numbers in first]
 
