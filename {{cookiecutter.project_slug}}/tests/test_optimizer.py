@@ -312,6 +312,7 @@ import torch
 import torch.distributed as dist
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import distribute_tensor
+from my_run.distributed.process_group import leave_process_group
 from my_run.settings.errors import step_on_shards
 from TESTS.test_optimizer import *
 
@@ -361,7 +362,8 @@ for index, (name, arguments) in enumerate(WORKING):
         result = compare(name, arguments, Path(sys.argv[1]) / str(index))
         if rank == 0:
             print(index, result, flush=True)
-dist.destroy_process_group()
+# Otherwise one run in ten is aborted at its exit.
+leave_process_group()
 """
 
 
