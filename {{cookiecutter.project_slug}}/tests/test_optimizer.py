@@ -312,7 +312,9 @@ import torch
 import torch.distributed as dist
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import distribute_tensor
-from my_run.distributed.process_group import leave_process_group
+from my_run.distributed.process_group import (
+    leave_process_group,
+)
 from my_run.settings.errors import step_on_shards
 from TESTS.test_optimizer import *
 
