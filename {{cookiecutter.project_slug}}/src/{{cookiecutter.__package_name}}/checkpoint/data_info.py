@@ -30,7 +30,7 @@ def changed_splits(earlier: Mapping[str, Any], info: Mapping[str, Any]) -> list[
     before, now = earlier.get(SAMPLES, {}), info.get(SAMPLES, {})
     return [
         split
-        for split in before.keys() & now.keys()
+        for split in sorted(before.keys() & now.keys())
         if len(before[split]) != len(now[split])
         or not all(
             math.isclose(one, other, rel_tol=RELATIVE_TOLERANCE)
@@ -59,7 +59,7 @@ def check_same_data(start: Progress, num_train_samples: int, info: dict[str, Any
         )
     if is_known and (splits := changed_splits(start.data_info or {}, info)):
         raise SettingError(
-            f"data.py: load_split gives other samples of {', '.join(sorted(splits))} than up to "
+            f"data.py: load_split gives other samples of {', '.join(splits)} than up to "
             f"step {start.step}; {SAME_SAMPLES}, or try --allow-changes"
         )
 

@@ -75,7 +75,7 @@ def _check_samples(ranks: Sequence[tuple[str, Mapping[str, Any]]]) -> None:
     for rank, (host, data) in enumerate(ranks):
         if splits := changed_splits(first, data):
             raise SettingError(
-                f"data.py: load_split gives other samples of {', '.join(sorted(splits))} on {host} "
+                f"data.py: load_split gives other samples of {', '.join(splits)} on {host} "
                 f"(rank {rank}) than on {first_host} (rank 0); {SAME_SAMPLES}"
             )
 
