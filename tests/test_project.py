@@ -26,7 +26,6 @@ def run(folder: Path, *arguments: str, **environment: str) -> subprocess.Complet
         stderr=subprocess.STDOUT,
         encoding="utf-8",
         env=os.environ | environment,
-        timeout=500,
     )
     assert result.returncode == 0, result.stdout[-8000:]
     return result

@@ -2,8 +2,13 @@
 
 from pathlib import Path
 
+import pytest
+
 from ..test_build import assert_package_is_sound
 from ..test_project import assert_own_tests_pass, assert_types_are_sound, assert_wheel_trains
+
+# The own tests take six minutes on two cores, and twice that beside another session.
+pytestmark = pytest.mark.timeout(3600)
 
 
 def test_types_and_packages_are_sound(project: Path, answers: dict[str, str]) -> None:
