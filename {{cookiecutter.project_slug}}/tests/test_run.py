@@ -335,7 +335,7 @@ def test_the_peak_is_that_of_the_data_sheet_or_measured(monkeypatch: pytest.Monk
         assert peak_flops(gpus, "bf16") == 4 * peak
 
 
-def test_buffers_that_differ_between_ranks_are_named(
+def test_what_forward_passes_change_is_named(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     other = torch.nn.Module()
@@ -351,9 +351,15 @@ def test_buffers_that_differ_between_ranks_are_named(
         return tensor + 1 if tensor.shape == (3,) else tensor
 
     monkeypatch.setattr(buffers, "max_over_ranks", maximum)
-    buffers.warn_about_buffers(model, plan_of().devices)
-    [line] = capsys.readouterr().err.splitlines()
-    assert "the forward pass changes other.count, on each rank" in line
+    teacher = torch.nn.Linear(3, 3).requires_grad_(False)
+    model["teacher"] = teacher
+    changes = buffers.OwnChanges(model)
+    changes.warn(plan_of().devices)
+    teacher.weight.data.lerp_(torch.ones(3, 3), 0.01)
+    changes.warn(plan_of().devices)
+    first, second = capsys.readouterr().err.splitlines()
+    assert "the forward pass changes other.count, on each rank" in first
+    assert "the forward pass changes teacher.weight, other.count, on each rank" in second
 
 
 def test_an_operation_without_a_deterministic_kernel_ends_in_one_line(

@@ -19,7 +19,10 @@ from torch import Tensor, nn
 from torch.nn.utils import clip_grad_norm_
 
 from my_run import model as model_file
-from my_run.batches.evaluation import check_rows
+from my_run.batches.evaluation import (
+    check_rows,
+    check_same_rows,
+)
 from my_run.batches.loaders import MicroBatchReader
 from my_run.batches.plan import make_plan
 from my_run.batches.sampling import MicroBatch
@@ -181,9 +184,7 @@ def test_a_sample_has_a_row_of_scores_also_alone(split: Split, job: Job) -> None
     assert some.keys() == one.keys(), "model.py: score returned other names for another batch"
     for name, values in one.items():
         check_rows(name, values, 1)
-        assert (values.shape[1:], values.dtype) == (some[name].shape[1:], some[name].dtype), (
-            f"model.py: score returned rows of another shape or type as {name!r} for another batch"
-        )
+        check_same_rows(name, values, some[name])
 
 
 def test_the_weights_follow_from_the_seed_of_torch(job: Job) -> None:

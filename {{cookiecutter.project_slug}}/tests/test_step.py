@@ -1,5 +1,6 @@
 """The sums of a step: losses, items, gradients and BatchNorm statistics."""
 
+import copy
 import itertools
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
@@ -7,6 +8,7 @@ from typing import Any, NamedTuple
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.rnn import pack_sequence
 
 from my_run.batches.plan import Plan, make_plan
 from my_run.batches.structure import (
@@ -124,6 +126,30 @@ def test_running_statistics_are_those_of_the_micro_batches_in_order(exact: bool)
     torch.testing.assert_close(model.running_var, other.running_var, rtol=1e-6, atol=1e-6)
 
 
+def test_a_micro_batch_that_does_not_use_a_layer_leaves_its_statistics() -> None:
+    """As a branch does; a pass in evaluation mode, as of a teacher, has the running ones."""
+    torch.manual_seed(0)
+    model, other = nn.BatchNorm1d(WIDTH, momentum=0.2), nn.BatchNorm1d(WIDTH, momentum=0.2)
+    plan = plan_of(8, exact=True)
+    sums = StepSums(model, model, plan, [], 1)
+    for step in range(3):
+        teacher = copy.deepcopy(other).eval()
+        for k in plan.passes:
+            batch = torch.randn(8, WIDTH) * 3 + 1
+            torch.testing.assert_close(model.eval()(batch), teacher(batch))
+            if k % 2 == step % 2:
+                other(batch)
+                loss = model.train()(batch).sum()
+                torch.autograd.backward(sums.per_item(loss) / len(plan.passes))
+            sums.collect(k, torch.ones(()), 8)
+        sums.finish()
+
+    assert model.num_batches_tracked is not None and other.running_mean is not None
+    assert model.num_batches_tracked.item() == 6
+    torch.testing.assert_close(model.running_mean, other.running_mean, rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(model.running_var, other.running_var, rtol=1e-6, atol=1e-6)
+
+
 def test_only_named_parameters_go_without_a_gradient() -> None:
     model = nn.ModuleDict({name: nn.Linear(1, 1) for name in ("used", "optional", "dropped")})
     plan = plan_of(8, exact=False)
@@ -183,6 +209,13 @@ def test_a_batch_of_any_structure_is_moved() -> None:
     assert {tensor.device.type for tensor in [*tensors, moved["own"].tensor]} == {"meta"}
     assert (moved["pair"].right[1], moved["boxes"].names, moved["n"]) == ("text", ["a", "b"], 3)
     assert boxes.corners.device == CPU
+
+
+def test_a_container_that_can_move_itself_does() -> None:
+    """It knows which of its tensors stay on the CPU, as these lengths do."""
+    packed = pack_sequence([torch.ones(3, 1), torch.ones(2, 1)])
+    moved = to_device({"packed": packed}, torch.device("meta"))["packed"]
+    assert (moved.data.device.type, moved.batch_sizes.device.type) == ("meta", "cpu")
 
 
 def test_batches_are_concatenated_or_refused() -> None:

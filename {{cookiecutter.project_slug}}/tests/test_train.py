@@ -230,6 +230,25 @@ def test_a_compiled_evaluation_is_compiled_once_and_its_results_are_the_same() -
     assert found.scores["loss"].shape == (len(validation_set),)
 
 
+def test_scores_that_cannot_be_put_together_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """From batches of one rank, and from ranks whose batches agree among themselves."""
+    devices = Devices("single", CPU, 0, 1)
+    loader = EvaluationLoader(load("validation"), None, TrainConfig(eval_batch_size=7), devices)
+
+    def padded(network: torch.nn.Module, batch: Any) -> dict[str, torch.Tensor]:
+        return {"losses": torch.zeros(len(batch[1]), len(batch[1]))}
+
+    with pytest.raises(SettingError, match=r"\(n, 7, float32\) and \(n, 5, float32\) as 'losses'"):
+        evaluation.evaluate(Classifier(), loader, padded, summarize)
+
+    def gather(columns: Any) -> list[Any]:
+        return [columns, columns[:1]]
+
+    monkeypatch.setattr(evaluation, "gather_from_ranks", gather)
+    with pytest.raises(SettingError, match=r"'correct', 'bool'.* on rank 0 and \[\('loss', 'float"):
+        evaluation.evaluate(Classifier(), loader, score, summarize)
+
+
 def test_the_summary_agrees_with_the_log_and_with_the_weights(single_run: Path) -> None:
     summary = read_summary(single_run)
     test_line = read_metrics(single_run)[-1]

@@ -170,6 +170,27 @@ def test_scores_that_are_wrong_are_named(
         try_out_scores(load("validation"), None, make(), *arguments)
 
 
+def test_rows_whose_shape_depends_on_the_batch_are_found() -> None:
+    """As scores of tokens, padded to the longest text of a batch; and a type that does."""
+
+    def padded(network: nn.Module, batch: Any) -> dict[str, Tensor]:
+        return {"loss": torch.zeros(len(batch[1]), 1 + len(batch[1]) // 9)}
+
+    def typed(network: nn.Module, batch: Any) -> dict[str, Tensor]:
+        return {
+            "loss": torch.zeros(len(batch[1]), dtype=[torch.int64, torch.half][len(batch[1]) > 1])
+        }
+
+    for score, reason in (
+        (padded, r"\(n, 8, float32\) and \(n, 1, float32\) as 'loss' for two batches; return rows"),
+        (typed, r"\(n, float16\) and \(n, int64\) as 'loss'"),
+    ):
+        with pytest.raises(SettingError, match=reason):
+            try_out_scores(
+                load("validation"), None, make(), score, model.summarize, ("loss", "lowest")
+            )
+
+
 def test_a_score_that_fails_for_one_sample_is_found() -> None:
     """The last batch of an evaluation may be so small."""
 
@@ -180,6 +201,74 @@ def test_a_score_that_fails_for_one_sample_is_found() -> None:
         try_out_scores(
             load("validation"), None, make(), squeezed, model.summarize, ("loss", "lowest")
         )
+
+
+class Detector(nn.Module):
+    """Returns losses in training mode only, as the models of torchvision do."""
+
+    def __init__(self, is_mean: bool) -> None:
+        super().__init__()
+        self.layer, self.is_mean = nn.Linear(NUM_FEATURES, 10), is_mean
+
+    def forward(self, inputs: Tensor, targets: Tensor) -> Any:
+        logits = self.layer(inputs)
+        if not self.training:
+            return [{"labels": labels} for labels in logits.argmax(1)]
+        loss = torch.nn.functional.cross_entropy(logits, targets, reduction="sum")
+        return {"labels": loss / len(targets) if self.is_mean else loss}
+
+
+def loss_of_detector(network: nn.Module, batch: Any) -> tuple[Tensor, int]:
+    return sum(network(*batch).values()), len(batch[1])
+
+
+def test_a_model_may_have_a_loss_in_training_mode_only() -> None:
+    network = Detector(is_mean=False)
+    assert trial_of(loss_of_detector, network).items_per_sample == 1
+    assert network.training
+    with pytest.raises(SettingError, match="returned a mean"):
+        trial_of(loss_of_detector, Detector(is_mean=True))
+
+
+def test_only_calls_of_the_model_pass_because_ddp_knows_no_others() -> None:
+    def by_attribute(network: Any, batch: Any) -> tuple[Tensor, int]:
+        return loss_of(network, batch) / network.head.out_features, len(batch[1])
+
+    def by_method(network: Any, batch: Any) -> dict[str, Tensor]:
+        return {"loss": network.score(batch)}
+
+    with pytest.raises(SettingError, match=r"no 'head' where DDP wraps it, only a call; let its"):
+        trial_of(by_attribute)
+    with pytest.raises(SettingError, match=r"score failed: .* no 'score' where DDP wraps it"):
+        try_out_scores(
+            load("validation"), None, make(), by_method, model.summarize, ("loss", "lowest")
+        )
+
+
+class Pretrained(nn.Module):
+    def __init__(self, is_kept: bool = False) -> None:
+        super().__init__()
+        self.backbone, self.is_kept = nn.Sequential(nn.BatchNorm1d(NUM_FEATURES)), is_kept
+        self.head = nn.Linear(NUM_FEATURES, 10)
+        self.backbone.eval()
+
+    def train(self, mode: bool = True) -> "Pretrained":
+        super().train(mode)
+        if self.is_kept:
+            self.backbone.eval()
+        return self
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        logits: Tensor = self.head(self.backbone(inputs))
+        return logits
+
+
+def test_modules_that_training_takes_out_of_evaluation_mode_are_named() -> None:
+    assert trial_of(network=Pretrained()).were_evaluating == ("backbone",)
+    assert trial_of(network=Pretrained(is_kept=True)).were_evaluating == ()
+    # As libraries return pretrained models.
+    network = Pretrained().eval()
+    assert trial_of(network=network).were_evaluating == () and network.backbone.training
 
 
 def test_items_and_flops_of_a_sample_are_counted() -> None:

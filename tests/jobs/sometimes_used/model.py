@@ -20,7 +20,7 @@ class Network(nn.Module):
         self.first, self.second = nn.Linear(32, 32), nn.Linear(32, 32, bias=False)
         # The same weights, transposed, in another place.
         self.second.weight = self.first.weight
-        self.branch = nn.Linear(32, 32)
+        self.branch = nn.Sequential(nn.Linear(32, 32), nn.BatchNorm1d(32))
         self.never = nn.Linear(32, 32)
         self.head = nn.Linear(32, num_classes)
 
@@ -28,7 +28,7 @@ class Network(nn.Module):
         x = torch.tanh(self.frozen(x.flatten(1)))
         x = torch.tanh(linear(torch.tanh(self.first(x)), self.second.weight.T))
         # About half of the micro-batches, so that a rank may use it where another does not.
-        if self.training and float(x.detach().sum()) > -3.6:
+        if not self.training or float(x.detach().sum()) > -3.6:
             x = x + self.branch(x)
         return self.head(x)
 

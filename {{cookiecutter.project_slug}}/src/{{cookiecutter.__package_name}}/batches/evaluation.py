@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from ..distributed.collectives import sum_over_ranks
+from ..distributed.collectives import gather_from_ranks, sum_over_ranks
 from ..settings.errors import SettingError
 from .loaders import EvaluationLoader
 
@@ -39,7 +39,8 @@ def evaluate(
             each (num_samples, ...), on the CPU.
 
     Raises:
-        SettingError: `score` does not return one row per sample.
+        SettingError: `score` does not return one row per sample, or rows of another shape or type
+            than for another batch.
     """
     was_training = model.training
     model.eval()
@@ -52,8 +53,10 @@ def evaluate(
                 check_rows(name, values, loader.num_read(samples))
             shape = (loader.num_samples, *values.shape[1:])
             column = columns.setdefault(name, values.new_zeros(shape))
+            check_same_rows(name, column, values)
             column[counted.start : counted.stop] = values[: len(counted)]
     model.train(was_training)
+    _check_same_columns(columns)
     scores = {name: _collected(column).cpu() for name, column in columns.items()}
     return Evaluation(loader.num_samples, summarize(scores), scores)
 
@@ -69,6 +72,39 @@ def check_rows(name: str, values: Any, num_samples: int) -> None:
         raise SettingError(
             f"model.py: score returned {found} as {name!r} for a batch of {num_samples} samples; "
             f"return a tensor with one row per sample, ({num_samples}, ...)"
+        )
+
+
+def check_same_rows(name: str, rows: Tensor, others: Tensor) -> None:
+    """Check that the rows which `score` returned for two batches can be put together.
+
+    Raises:
+        SettingError: they cannot.
+    """
+    if rows.shape[1:] != others.shape[1:] or rows.dtype != others.dtype:
+        found = " and ".join(f"({', '.join(['n', *_kind(some)])})" for some in (rows, others))
+        raise SettingError(
+            f"model.py: score returned {found} as {name!r} for two batches; return rows of one "
+            "shape and type: padded to a length that is fixed, or summed over what varies"
+        )
+
+
+def _kind(rows: Tensor) -> list[str]:
+    """Return the sizes of a row, and its type."""
+    return [*map(str, rows.shape[1:]), str(rows.dtype).removeprefix("torch.")]
+
+
+def _check_same_columns(columns: Scores) -> None:
+    """Check that all ranks have columns that can be added up; all ranks call it.
+
+    Raises:
+        SettingError: they do not.
+    """
+    kinds = gather_from_ranks([(name, *_kind(column)) for name, column in columns.items()])
+    if others := [kind for kind in kinds if kind != kinds[0]]:
+        raise SettingError(
+            f"model.py: score returned {kinds[0]} on rank 0 and {others[0]} on another; return the "
+            "same names in the same order, and rows of one shape and type, for every batch"
         )
 
 

@@ -44,12 +44,14 @@ def concatenate(batches: list[Any]) -> Any:
 def map_leaves(function: Callable[..., Any], *batches: Any) -> Any:
     """Apply `function` to what is at the same place in batches of one structure."""
     first = batches[0]
-    if isinstance(first, Mapping) and not hasattr(first, "to"):
+    if hasattr(first, "to"):  # A tensor, or one that knows better, such as a PackedSequence.
+        return function(*batches)
+    if isinstance(first, Mapping):
         return {key: map_leaves(function, *(batch[key] for batch in batches)) for key in first}
     if isinstance(first, tuple | list):
         parts = [map_leaves(function, *parts) for parts in zip(*batches, strict=True)]
         return type(first)(*parts) if hasattr(first, "_fields") else type(first)(parts)
-    if is_dataclass(first) and not isinstance(first, type) and not hasattr(first, "to"):
+    if is_dataclass(first) and not isinstance(first, type):
         values = {
             field.name: map_leaves(function, *(getattr(batch, field.name) for batch in batches))
             for field in fields(first)

@@ -2,12 +2,11 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from ..distributed.shards import sharded_modules
+from ..distributed.shards import local_part, sharded_modules
 
 
 class WeightAverage:
@@ -19,7 +18,7 @@ class WeightAverage:
 
     def __init__(self, model: nn.Module, decay: float) -> None:
         self.decay = decay
-        self._weights = [_local(p) for p in model.parameters() if p.requires_grad and decay]
+        self._weights = [local_part(p) for p in model.parameters() if p.requires_grad and decay]
         self._average = [weight.clone() for weight in self._weights]
         self._shards = sharded_modules(model)
 
@@ -57,9 +56,3 @@ class WeightAverage:
         for module in self._shards:
             # FSDP2 keeps what it has gathered of the root module after a forward pass.
             module.reshard()
-
-
-def _local(parameter: Any) -> Tensor:
-    """Return the part of a parameter that is on this rank; shares its memory."""
-    local: Tensor = parameter.detach()
-    return local.to_local() if hasattr(local, "to_local") else local

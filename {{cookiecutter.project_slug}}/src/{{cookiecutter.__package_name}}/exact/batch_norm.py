@@ -31,20 +31,24 @@ class BatchNormSum:
         ]
         if not self.layers:
             return
-        self.num_micro_batches = plan.config.num_micro_batches
         self.devices_per_process = plan.devices.devices_per_process
-        self.running = self._buffers()
-        self.statistics = self.running.new_zeros((self.num_micro_batches, self.running.numel()))
-        """(micro-batches per step, features), of which this rank's are set."""
+        self.buffers = [buffer for layer in self.layers for buffer in _statistics(layer)]
+        self.sizes = [len(buffer) for buffer in self.buffers]
+        self.running = self._latest()
+        self.counters: list[Tensor] = [layer.num_batches_tracked for layer in self.layers]
+        self.counted = torch.stack(self.counters)
+        sizes = torch.tensor([2 * layer.num_features for layer in self.layers])
+        layer_of = torch.arange(len(self.layers)).repeat_interleave(sizes)
+        self.layer_of = layer_of.to(self.running.device)
+        """(features,): index of the layer."""
+
+        self.statistics = self.running.new_zeros(
+            (plan.config.num_micro_batches, sum(self.sizes) + len(self.layers))
+        )
+        """(micro-batches per step, features + layers): statistics, and how often a layer was used;
+        of which this rank's are set."""
 
         self.momentum = torch.cat([self._momentum_of(layer) for layer in self.layers])
-        self.sizes = [len(statistic) for layer in self.layers for statistic in _statistics(layer)]
-        self.counters: list[Tensor] = [
-            layer.num_batches_tracked
-            for layer in self.layers
-            if layer.num_batches_tracked is not None
-        ]
-        self.counted = [counter.clone() for counter in self.counters]
         for index, layer in enumerate(self.layers):
             layer.momentum = 1.0
             if self.devices_per_process > 1:
@@ -57,33 +61,38 @@ class BatchNormSum:
         if not self.layers:
             return
         if self.devices_per_process == 1:
-            self.statistics[k] = self._buffers()
-            return
-        for device in range(self.devices_per_process):
-            rows = [self._replicas[device, index] for index in range(len(self.layers))]
-            row = torch.cat([tensor for row in rows for tensor in row])
-            self.statistics[k * self.devices_per_process + device] = row
+            uses = torch.stack(self.counters) - self.counted
+            self.statistics[k] = torch.cat([self._latest(), uses])
+        else:
+            self._collect_replicas(k)
+        # A forward pass in evaluation mode would take those of this micro-batch.
+        self._reset()
 
     def finish(self) -> None:
         """Update the running statistics by those of all micro-batches; all ranks call it."""
         if not self.layers:
             return
         sum_over_ranks(self.statistics)
-        for row in self.statistics:
+        sizes = [sum(self.sizes), len(self.layers)]
+        latest, uses = torch.split(self.statistics, sizes, dim=1)
+        # A step with NaN may be skipped: its statistics are.
+        counts = (uses > 0)[:, self.layer_of] & latest.isfinite()
+        for row, is_counted in zip(latest, counts, strict=True):
             updated = torch.lerp(self.running, row, self.momentum)
-            # A step with NaN may be skipped: its statistics are.
-            self.running = torch.where(row.isfinite(), updated, self.running)
+            self.running = torch.where(is_counted, updated, self.running)
+        self.counted += uses.sum(dim=0).to(self.counted.dtype)
         self.statistics.zero_()
-        buffers = [statistic for layer in self.layers for statistic in _statistics(layer)]
-        # A few launches for all layers: one for each of them takes half a millisecond on a GPU.
-        torch._foreach_copy_(buffers, list(torch.split(self.running, self.sizes)))
-        if self.counters:
-            torch._foreach_add_(self.counted, self.num_micro_batches)
-            torch._foreach_copy_(self.counters, self.counted)
+        self._reset()
 
-    def _buffers(self) -> Tensor:
+    def _latest(self) -> Tensor:
         """Return mean and variance of each layer as one vector."""
-        return torch.cat([t.float() for layer in self.layers for t in _statistics(layer)])
+        return torch.cat([buffer.float() for buffer in self.buffers])
+
+    def _reset(self) -> None:
+        """Let the layers have the running statistics."""
+        # A few launches for all layers: one for each of them takes half a millisecond on a GPU.
+        torch._foreach_copy_(self.buffers, list(torch.split(self.running, self.sizes)))
+        torch._foreach_copy_(self.counters, list(self.counted.unbind()))
 
     def _momentum_of(self, layer: Any) -> Tensor:
         momentum: Tensor = layer.running_mean.new_full((2 * layer.num_features,), layer.momentum)
@@ -96,6 +105,13 @@ class BatchNormSum:
             home = self.running.device
             rows = [tensor.detach().float().to(home) for tensor in _statistics(replica)]
             self._replicas[device, replica.position] = rows
+
+    def _collect_replicas(self, k: int) -> None:
+        for (device, index), rows in self._replicas.items():
+            row = self.statistics[k * self.devices_per_process + device]
+            row[: -len(self.layers)][self.layer_of == index] = torch.cat(rows)
+            row[index - len(self.layers)] = 1
+        self._replicas.clear()
 
 
 def _statistics(layer: Any) -> tuple[Tensor, Tensor]:

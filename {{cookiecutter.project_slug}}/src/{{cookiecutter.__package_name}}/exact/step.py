@@ -14,6 +14,7 @@ from torch.nn.parallel import DistributedDataParallel
 from ..batches.means import exact_mean
 from ..batches.plan import Plan
 from ..distributed.collectives import max_over_ranks, sum_over_ranks
+from ..distributed.shards import local_part
 from ..settings.errors import SettingError
 from .batch_norm import BatchNormSum
 from .gradients import GradientSum
@@ -125,8 +126,7 @@ class StepSums:
 
     def _gradients(self) -> list[Tensor]:
         """Return the local part of each gradient."""
-        gradients: list[Any] = [p.grad for p in self.parameters if p.grad is not None]
-        return [g.to_local() if hasattr(g, "to_local") else g for g in gradients]
+        return [local_part(p.grad) for p in self.parameters if p.grad is not None]
 
     def _mark_used(self, index: int) -> Any:
         def mark(gradient: Tensor | None) -> None:

@@ -3,7 +3,7 @@
 All raise `SettingError`.
 """
 
-from collections.abc import Callable, Sized
+from collections.abc import Callable, Mapping, Sized
 from typing import Any
 
 from torch import Tensor, nn
@@ -12,9 +12,30 @@ from torch.utils.data import IterableDataset
 
 from ..batches.loaders import Collate, MapDataset
 from ..settings.errors import SettingError
+from .metrics_file import METRICS_FILE, OWN_NAMES
 from .users_code import call_users, read_batch
 
 ComputeLoss = Callable[[nn.Module, Any], tuple[Tensor, int | Tensor]]
+
+
+class CalledOnly(nn.Module):
+    """A model as DDP and DataParallel wrap it: to be called, and without its attributes."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.module = model
+
+    def forward(self, *inputs: Any, **named_inputs: Any) -> Any:
+        return self.module(*inputs, **named_inputs)
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            raise AttributeError(
+                f"the model has no {name!r} where DDP wraps it, only a call; let its forward "
+                "return what needs that, or compute the loss"
+            ) from None
 
 
 def check_set(split: str, dataset: Any) -> None:
@@ -56,6 +77,17 @@ def check_layers(model: nn.Module) -> None:
             )
 
 
+def put_in_training_mode(model: nn.Module) -> tuple[str, ...]:
+    """Put a model in training mode; return what alone was in evaluation mode, outermost modules."""
+    found: list[str] = []
+    for name, module in model.named_modules():
+        is_inside = any(name.startswith(f"{outer}.") for outer in found)
+        if model.training and not module.training and not is_inside:
+            found.append(name)
+    model.train()
+    return tuple(name for name in found if model.get_submodule(name).training)
+
+
 def check_loss(result: Any, num_samples: int) -> tuple[Tensor, int | None]:
     """Return the loss that compute_loss returned, and the items per sample if that is constant."""
     if not (isinstance(result, tuple) and len(result) == 2):
@@ -83,15 +115,44 @@ def check_loss(result: Any, num_samples: int) -> tuple[Tensor, int | None]:
 def check_sum(
     compute_loss: ComputeLoss, model: nn.Module, dataset: MapDataset, collate: Collate, size: int
 ) -> None:
-    """Check that the loss of samples that are there twice is twice their loss."""
+    """Check that the loss of samples that are there twice is twice their loss.
+
+    The model is in evaluation mode, without dropout; some have losses in training mode only, as
+    those of detection.
+    """
     samples = list(range(min(size, len(dataset))))
     batches = [read_batch(dataset, collate, some) for some in (samples, 2 * samples)]
-    (once, items), (twice, more) = (
-        call_users("compute_loss", compute_loss, model, batch) for batch in batches
-    )
-    is_mean = abs(float(twice) - float(once)) < 1e-3 * abs(float(once))
-    if is_mean and float(more) == 2 * float(items):
+
+    def measured() -> list[tuple[float, float]]:
+        results = (call_users("compute_loss", compute_loss, model, batch) for batch in batches)
+        return [(float(loss), float(items)) for loss, items in results]
+
+    try:
+        (once, items), (twice, more) = measured()
+    except (SettingError, TypeError, ValueError):
+        model.train()
+        (once, items), (twice, more) = measured()
+    if abs(twice - once) < 1e-3 * abs(once) and more == 2 * items:
         raise SettingError(
             "model.py: compute_loss returned a mean; return the sum of the losses, such as "
             'cross_entropy(..., reduction="sum"), and the number of items that it is over'
+        )
+
+
+def check_results(results: Any, best_result: tuple[str, str]) -> None:
+    """Check what summarize returned, and that `BEST_RESULT` is of it."""
+    if not isinstance(results, Mapping) or not all(
+        isinstance(value, int | float) for value in results.values()
+    ):
+        raise SettingError("model.py: summarize must return a dictionary of numbers")
+    if taken := [name for name in results if name in OWN_NAMES]:
+        raise SettingError(
+            f"model.py: summarize returned {', '.join(taken)}, which {METRICS_FILE} has already; "
+            "choose another name"
+        )
+    name, direction = best_result
+    if name not in results or direction not in ("lowest", "highest"):
+        raise SettingError(
+            f"model.py: BEST_RESULT is {best_result!r}; name one of {', '.join(results)}, and "
+            '"lowest" or "highest"'
         )

@@ -2,6 +2,7 @@
 
 import os
 import socket
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -91,6 +92,10 @@ def _without_gradient(model: nn.Module, trial: Trial) -> dict[str, str]:
     frozen = [name for name, p in model.named_parameters() if not p.requires_grad]
     rows = {
         "Frozen": _names(frozen),
+        "Training mode": _names(
+            trial.were_evaluating,
+            ", which make_model left in evaluation mode; override train() to keep it so",
+        ),
         "No gradient": _names(trial.without_gradient, "; skipped in steps that do not use them"),
         "Buffers": _names(
             trial.changed_buffers, "; changed by forward passes: differ by placement"
@@ -99,7 +104,7 @@ def _without_gradient(model: nn.Module, trial: Trial) -> dict[str, str]:
     return {name: text for name, text in rows.items() if text}
 
 
-def _names(names: list[str], remark: str = "") -> str:
+def _names(names: Sequence[str], remark: str = "") -> str:
     shown = ", ".join(names[:3]) + f" and {len(names) - 3} more" * (len(names) > 3)
     return shown + remark if names else ""
 

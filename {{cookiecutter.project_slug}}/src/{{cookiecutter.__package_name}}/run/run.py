@@ -12,7 +12,7 @@ from ..batches.plan import Plan
 from ..checkpoint.checkpoints import Checkpoints
 from ..checkpoint.state import TrainingState
 from ..distributed.finite import FiniteCheck
-from ..exact.buffers import warn_about_buffers
+from ..exact.buffers import OwnChanges
 from ..settings.errors import RunError, SettingError
 from .folder import RunFolder
 from .log import RunLog
@@ -44,6 +44,7 @@ class Run(AbstractContextManager["Run"]):
         self.trial, self.items = trial, items
         self.best_name, self.best_is = best_result
         self.steps_done = plan.start_step
+        self.own_changes = OwnChanges(state.model)
         self.checkpoint_seconds = 0.0
         """Seconds that the loop has waited for checkpoints."""
 
@@ -82,7 +83,7 @@ class Run(AbstractContextManager["Run"]):
         self.log.advance(step)
         self.profiler.step()
         if step == self.plan.start_step + 2:
-            warn_about_buffers(self.state.model, self.plan.devices)
+            self.own_changes.warn(self.plan.devices)
 
     def check(self) -> None:
         """Stop the run if a step on any rank was not finite, or a checkpoint was not written.

@@ -10,15 +10,23 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from ..batches.evaluation import Score, Summarize, check_rows
+from ..batches.evaluation import Score, Summarize, check_rows, check_same_rows
 from ..batches.loaders import Collate, MapDataset
 from ..batches.sampling import sample_order
 from ..batches.seeds import seed_all
 from ..exact.buffers import buffers_of_others
 from ..settings.errors import SettingError
 from ..settings.run_config import RunConfig
-from .contract import ComputeLoss, check_layers, check_loss, check_set, check_sum
-from .metrics_file import METRICS_FILE, OWN_NAMES
+from .contract import (
+    CalledOnly,
+    ComputeLoss,
+    check_layers,
+    check_loss,
+    check_results,
+    check_set,
+    check_sum,
+    put_in_training_mode,
+)
 from .passes import part_of_one_pass
 from .users_code import call_users, errors_named, read_batch
 
@@ -46,6 +54,9 @@ class Trial:
     part_of_one_pass: float | None = None
     """For `--plan`: the time of a global batch in one pass, over that in micro-batches."""
 
+    were_evaluating: tuple[str, ...] = ()
+    """Modules that `make_model` left in evaluation mode, and training puts in training mode."""
+
 
 def try_out(
     train_set: MapDataset,
@@ -63,6 +74,8 @@ def try_out(
     for split, dataset in {"train": train_set, "validation": validation_set}.items():
         check_set(split, dataset)
     check_layers(model)
+    were_evaluating = put_in_training_mode(model)
+    called = CalledOnly(model)
     order = sample_order(len(train_set), config.seed, epoch=0)
     samples = order[: _num_tried(model, config.micro_batch_size)].tolist()
     before = {name: buffer.clone() for name, buffer in model.named_buffers()}
@@ -71,7 +84,7 @@ def try_out(
     # The counter knows no other kernel of attention on a CPU.
     kernel = sdpa_kernel(SDPBackend.MATH)
     with _all_cores(model), FlopCounterMode(display=False) as counter, kernel:
-        result = call_users("compute_loss", compute_loss, model, batch)
+        result = call_users("compute_loss", compute_loss, called, batch)
         loss, items_per_sample = check_loss(result, len(samples))
         with errors_named("model.py", "the backward pass of compute_loss"):
             torch.autograd.backward(loss)
@@ -89,8 +102,8 @@ def try_out(
     model.zero_grad()
     with _evaluating(model), _all_cores(model):
         size = _num_tried(model, config.micro_batch_size) // 2 or 1
-        check_sum(compute_loss, model, validation_set, collate, size)
-    return Trial(without, changed, items_per_sample, flops_per_sample, part)
+        check_sum(compute_loss, called, validation_set, collate, size)
+    return Trial(without, changed, items_per_sample, flops_per_sample, part, were_evaluating)
 
 
 def _num_tried(model: nn.Module, most: int) -> int:
@@ -144,13 +157,13 @@ def try_out_scores(
     Raises:
         SettingError: a function of the user's files fails, or does not return what it should.
     """
-    num_scored = _num_tried(model, NUM_SCORED)
+    called, num_scored = CalledOnly(model), _num_tried(model, NUM_SCORED)
     stride = max(1, len(validation_set) // num_scored)
     samples = list(range(0, len(validation_set), stride))[:num_scored]
     with _evaluating(model), _all_cores(model):
         # The last batch of an evaluation may have one sample.
         rows, one = (
-            call_users("score", score, model, read_batch(validation_set, collate, some))
+            call_users("score", score, called, read_batch(validation_set, collate, some))
             for some in (samples, samples[:1])
         )
     if not isinstance(rows, Mapping):
@@ -161,24 +174,10 @@ def try_out_scores(
     for name, values in rows.items():
         check_rows(name, values, len(samples))
         check_rows(name, one.get(name), 1)
+        check_same_rows(name, values, one[name])
     if num_scored < NUM_SCORED:
         return
-    results = call_users("summarize", summarize, dict(rows))
-    if not isinstance(results, Mapping) or not all(
-        isinstance(value, int | float) for value in results.values()
-    ):
-        raise SettingError("model.py: summarize must return a dictionary of numbers")
-    if taken := [name for name in results if name in OWN_NAMES]:
-        raise SettingError(
-            f"model.py: summarize returned {', '.join(taken)}, which {METRICS_FILE} has already; "
-            "choose another name"
-        )
-    name, direction = best_result
-    if name not in results or direction not in ("lowest", "highest"):
-        raise SettingError(
-            f"model.py: BEST_RESULT is {best_result!r}; name one of {', '.join(results)}, and "
-            '"lowest" or "highest"'
-        )
+    check_results(call_users("summarize", summarize, dict(rows)), best_result)
 
 
 def _restore_buffers(model: nn.Module, before: Mapping[str, Tensor]) -> list[str]:
