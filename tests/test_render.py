@@ -151,6 +151,7 @@ FILES = """
     src/my_run/settings/output.py
     src/my_run/settings/run_config.py
     src/my_run/settings/start_up.py
+    src/my_run/settings/values.py
     src/my_run/train.py
     tests/__init__.py
     tests/conftest.py

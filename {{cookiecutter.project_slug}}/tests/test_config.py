@@ -1,12 +1,18 @@
 import itertools
 import json
 from dataclasses import dataclass, field
+from enum import Enum
 from pathlib import Path
+from typing import Annotated
 
 import pytest
+from annotated_types import Ge
 
+from my_run.distributed.devices import find_devices
+from my_run.run.start import check_settings
 from my_run.settings.config_file import (
     as_yaml,
+    check_readable,
     load_config,
     parse_config,
 )
@@ -168,11 +174,33 @@ def check_sizes(data_parallel_size: int, **sizes: int) -> None:
     TrainConfig(**sizes).gradient_accumulation_steps(data_parallel_size)  # type: ignore[arg-type]
 
 
+class Size(Enum):
+    SMALL = "s"
+    LARGE = "l"
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """Settings within a setting."""
+
+    scale: Annotated[float, Ge(0)] = 0.1
+    is_flipped: bool = True
+    masks: tuple[Path, ...] = ()
+    sizes: dict[str, int] = field(default_factory=dict)
+
+
 @dataclass(frozen=True, kw_only=True)
 class OwnConfig(TrainConfig):
     """Settings as a user adds them."""
 
     data_dir: Path | None = None
+    size: Size = Size.SMALL
+    augmentation: Augmentation = Augmentation(scale=0.2)
+    weights: dict[str, float] = field(default_factory=dict)
+    folders: dict[str, Path] = field(default_factory=dict)
+    classes: set[int] = field(default_factory=set)
+    prompt: str = "-"
+    pairs: list[tuple[int, float]] = field(default_factory=list)
     sizes: tuple[int, ...] = (16, 32)
     names: list[str] = field(default_factory=list)
     verbose: bool | None = None
@@ -181,7 +209,14 @@ class OwnConfig(TrainConfig):
 
 @pytest.mark.parametrize(
     "flags",
-    [[], ["--data-dir", "a b/c", "--sizes", "8", "--names", "x", "y"], ["--sizes", "--names"]],
+    [
+        [],
+        ["--data-dir", "a b/c", "--sizes", "8", "--names", "x", "y"],
+        ["--sizes", "--names"],
+        ["--size", "LARGE", "--weights", "a", "0.5", "b", "2", "--classes", "3", "1"],
+        ["--augmentation.no-is-flipped", "--augmentation.masks", "a", "b", "--prompt=--x y"],
+        ["--augmentation.scale", "0", "--augmentation.sizes", "a", "1", "--folders", "x", "data"],
+    ],
 )
 def test_settings_of_any_type_read_back(flags: list[str], tmp_path: Path) -> None:
     config = parse_config(OwnConfig, flags)
@@ -190,12 +225,29 @@ def test_settings_of_any_type_read_back(flags: list[str], tmp_path: Path) -> Non
 
     assert load_config(OwnConfig, file) == config
     assert config.data_dir is None or config.data_dir == Path.cwd() / "a b" / "c"
+    assert all(folder == Path.cwd() / "data" for folder in config.folders.values())
+    assert all(mask.is_absolute() for mask in config.augmentation.masks)
     assert json.loads(json.dumps(config.saved())) == config.saved()
+    check_readable(config)
+
+
+def test_a_setting_that_the_file_cannot_hold_is_refused_before_training() -> None:
+    config = OwnConfig(pairs=[(1, 2.0)])
+    with pytest.raises(
+        SettingError, match=r"cannot hold pairs \(\[\[1, 2\.0\]\]\) and give it back"
+    ):
+        check_settings(config, find_devices(config, "single"))
+    with pytest.raises(SettingError, match=r"cannot hold prompt \(<object"):
+        check_readable(OwnConfig(prompt=object()))  # type: ignore[arg-type]
 
 
 def test_a_repeated_setting_keeps_its_bounds() -> None:
     with pytest.raises(SettingError, match=r"at least 0; try --max-grad-norm 0\.5$"):
         OwnConfig(max_grad_norm=-1.0)
+    with pytest.raises(
+        SettingError, match=r"^augmentation\.scale \(-1\).*--augmentation\.scale 0\.1$"
+    ):
+        OwnConfig(augmentation=Augmentation(scale=-1))
 
 
 def test_a_number_of_any_length_is_checked() -> None:

@@ -14,6 +14,7 @@ from ..checkpoint.data_info import SAME_SAMPLES, SAMPLES, changed_splits
 from ..distributed.collectives import gather_from_ranks, is_distributed
 from ..settings.errors import SettingError
 from ..settings.run_config import RunConfig
+from ..settings.values import map_values
 
 # Which do not change what a rank computes.
 MAY_DIFFER = ("num_workers", "tracker")
@@ -81,8 +82,9 @@ def _check_samples(ranks: Sequence[tuple[str, Mapping[str, Any]]]) -> None:
 
 
 def _has_path(value: Any) -> bool:
-    values = value if isinstance(value, tuple | list) else [value]
-    return any(isinstance(item, Path) for item in values)
+    found: list[Any] = []
+    map_values(found.append, value)
+    return any(isinstance(item, Path) for item in found)
 
 
 def _digest_of_code() -> str:

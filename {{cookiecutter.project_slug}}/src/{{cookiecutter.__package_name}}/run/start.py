@@ -14,6 +14,7 @@ from filelock import FileLock
 
 from ..distributed.devices import Devices
 from ..distributed.program import package_name
+from ..settings.config_file import check_readable
 from ..settings.errors import SettingError
 from ..settings.run_config import RunConfig
 from .trackers import check_tracker
@@ -25,10 +26,11 @@ def check_settings(config: RunConfig, devices: Devices) -> None:
     """Check the settings that depend on the devices and on installed packages.
 
     Raises:
-        SettingError: the global batch does not divide over the devices, the tracker is not
-            installed, or processes or DataLoader workers cannot be reached.
+        SettingError: the global batch does not divide over the devices, config.yaml cannot hold a
+            setting, the tracker is not installed, or DataLoader workers cannot be reached.
     """
     config.gradient_accumulation_steps(devices.data_parallel_size)
+    check_readable(config)
     check_tracker(config)
     if config.num_workers:
         _try_socket()

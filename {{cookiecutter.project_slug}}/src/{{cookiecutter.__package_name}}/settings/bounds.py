@@ -7,16 +7,23 @@ from typing import Any, get_type_hints
 from annotated_types import Ge, Lt
 
 from .errors import SettingError
+from .values import is_nested
 
 
-def check_bounds(config: Any) -> None:
+def check_bounds(config: Any, outer: str = "") -> None:
     """Check each field of a dataclass against its `Ge` and `Lt`; None is always allowed.
+
+    Args:
+        config: The dataclass.
+        outer: Where it is nested in another: the name of its field, and a dot.
 
     Raises:
         SettingError: a number is out of bounds, infinite or NaN.
     """
     for field in fields(config):
-        value, flag = getattr(config, field.name), "--" + field.name.replace("_", "-")
+        name, value = outer + field.name, getattr(config, field.name)
+        if is_nested(value):
+            check_bounds(value, f"{name}.")
         for bound in _bounds_of(type(config), field.name):
             if value is None:
                 continue
@@ -26,7 +33,8 @@ def check_bounds(config: Any) -> None:
                 rule = f"at least {limit}" if isinstance(bound, Ge) else f"less than {limit}"
                 fallback = limit if field.default is None else field.default
                 raise SettingError(
-                    f"{field.name} ({value}) must be a finite number, {rule}; try {flag} {fallback}"
+                    f"{name} ({value}) must be a finite number, {rule}; try "
+                    f"--{name.replace('_', '-')} {fallback}"
                 )
 
 

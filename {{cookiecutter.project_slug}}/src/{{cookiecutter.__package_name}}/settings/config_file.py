@@ -1,10 +1,10 @@
 """The settings of a run as `config.yaml`, and as flags on top of such a file."""
 
 import sys
-from collections.abc import Callable, Sequence
-from dataclasses import fields, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar, get_type_hints
 
 import yaml
 
@@ -51,23 +51,62 @@ def load_config(
         raise SettingError(f"config {file} must be 'name: value' lines, as in a run's config.yaml")
     if unknown := [str(name) for name in values if name not in known]:
         raise SettingError(f"config {file} has unknown settings: {', '.join(unknown)}; see --help")
-    # Through the parser of the command line, so that both have the same checks.
-    flags = [flag for name, value in values.items() for flag in _as_flag(settings, name, value)]
     try:
-        return parse_command_line(settings, flags)
+        return _parsed(settings, values)
     except SettingError as error:
         raise SettingError(f"config {file}: {error}") from error
 
 
-def _as_flag(settings: type[RunConfig], name: str, value: object) -> list[str]:
-    flag = name.replace("_", "-")
+def _parsed(settings: type[Config], values: Mapping[str, Any]) -> Config:
+    """Return settings from plain values, by the parser of the command line and with its checks."""
+    flags = [text for name, value in values.items() for text in _flags_of(settings, name, value)]
+    return parse_command_line(settings, flags)
+
+
+def _flags_of(settings: Any, name: str, value: Any, outer: str = "") -> list[str]:
+    """Return the flags that set a field of a dataclass, which may be nested in another."""
+    flag, hyphened = f"--{outer}{name.replace('_', '-')}", name.replace("_", "-")
     # A default made by a factory is no attribute of the class.
-    if isinstance(getattr(settings, name, None), bool) and isinstance(value, bool):
-        return [f"--{flag}" if value else f"--no-{flag}"]
+    default = getattr(settings, name, None)
+    if isinstance(default, bool) and isinstance(value, bool):
+        return [flag if value else f"--{outer}no-{hyphened}"]
+    if isinstance(value, dict):
+        kind = get_type_hints(settings).get(name)
+        if is_dataclass(kind):
+            inner = f"{outer}{hyphened}."
+            return [text for key in value for text in _flags_of(kind, key, value[key], inner)]
+        return [flag, *(str(item) for pair in value.items() for item in pair)]
     if isinstance(value, list):
-        return [f"--{flag}", *map(str, value)]
-    # YAML reads `no`, a value of mixed_precision, as false.
-    return [f"--{flag}", "no" if value is False else str(value)]
+        return [flag, *map(str, value)]
+    # YAML reads `no`, a value of mixed_precision, as false. The sign: a text may begin with a dash.
+    return [f"{flag}={'no' if value is False else value}"]
+
+
+def check_readable(config: RunConfig) -> None:
+    """Check that `config.yaml` gives the same settings again, as `evaluate` and a resume need.
+
+    Raises:
+        SettingError: a setting of `config.py` has a type that it does not hold.
+    """
+    saved = config.saved()
+    if _is_read_again(type(config), saved):
+        return
+    known = {field.name for field in fields(RunConfig)}
+    own = {name: value for name, value in saved.items() if name not in known}
+    names = [name for name, v in own.items() if not _is_read_again(type(config), {name: v})]
+    shown = ", ".join(f"{name} ({own[name]!r})" for name in names)
+    raise SettingError(
+        f"config.py: config.yaml cannot hold {shown} and give it back; use numbers, texts, paths, "
+        "enums, lists or dictionaries of them, or a dataclass that has defaults"
+    )
+
+
+def _is_read_again(settings: type[RunConfig], values: dict[str, Any]) -> bool:
+    try:
+        read = _parsed(settings, yaml.safe_load(yaml.safe_dump(values))).saved()
+    except (SettingError, yaml.YAMLError):
+        return False
+    return all(read[name] == value for name, value in values.items())
 
 
 def parse_config(

@@ -1,6 +1,7 @@
 """The settings that every run has, whatever it trains; `config.py` adds those of this project."""
 
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -10,6 +11,7 @@ from annotated_types import Ge, Lt
 from .batch_sizes import gradient_accumulation_steps
 from .bounds import check_bounds
 from .errors import SettingError
+from .values import as_plain, map_values
 
 Placement = Literal["auto", "cpu", "single", "data_parallel", "ddp", "fsdp2"]
 Precision = Literal["no", "bf16", "fp16"]
@@ -120,8 +122,7 @@ class RunConfig:
     def __post_init__(self) -> None:
         for field in fields(self):
             # Relative to where the command is typed; a resumed run may start elsewhere.
-            value = _absolute(getattr(self, field.name))
-            _check_text(field.name, value)
+            value = map_values(partial(_checked, field.name), getattr(self, field.name))
             object.__setattr__(self, field.name, value)
         check_bounds(self)
         if self.resume != "never" and self.run_dir is None:
@@ -145,31 +146,19 @@ class RunConfig:
 
     def saved(self) -> dict[str, Any]:
         """Return the settings as `config.yaml` holds them: all but those in `NOT_SAVED`."""
-        return {
-            name: _as_plain(value) for name, value in asdict(self).items() if name not in NOT_SAVED
-        }
+        return {name: value for name, value in as_plain(self).items() if name not in NOT_SAVED}
 
 
-def _absolute(value: Any) -> Any:
-    """Return a path, or a tuple or list of paths, as absolute; any other value as it is."""
-    if isinstance(value, tuple | list):
-        return type(value)(_absolute(item) for item in value)
+def _checked(name: str, value: Any) -> Any:
+    """Return a path as absolute, and any other value as it is.
+
+    Raises:
+        SettingError: files that are written as UTF-8 could not hold it.
+    """
+    try:
+        str(value).encode()
+    except UnicodeEncodeError:
+        raise SettingError(
+            f"{name} ({str(value)!a}) is not valid UTF-8; try another name, or LC_ALL=C.UTF-8"
+        ) from None
     return START_FOLDER / value if isinstance(value, Path) else value
-
-
-def _check_text(name: str, value: Any) -> None:
-    """Raise a SettingError for what files that are written as UTF-8 could not hold."""
-    for item in value if isinstance(value, tuple | list) else [value]:
-        try:
-            str(item).encode()
-        except UnicodeEncodeError:
-            raise SettingError(
-                f"{name} ({str(item)!a}) is not valid UTF-8; try another name, or LC_ALL=C.UTF-8"
-            ) from None
-
-
-def _as_plain(value: Any) -> Any:
-    """Return a value as YAML and JSON can hold it."""
-    if isinstance(value, Path):
-        return str(value)
-    return [_as_plain(item) for item in value] if isinstance(value, tuple | list) else value
