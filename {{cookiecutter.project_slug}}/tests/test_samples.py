@@ -1,5 +1,6 @@
 """Splits have the same samples on all ranks, in a resumed run and in an evaluation; or one line."""
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,9 +14,12 @@ from torch import Tensor
 from my_run import evaluate
 from my_run.checkpoint.data_info import (
     SAMPLES,
+    as_json,
+    changed_names,
     changed_splits,
     check_same_data,
     load_data_info,
+    save_data_info,
 )
 from my_run.checkpoint.progress import Progress
 from my_run.run import agreement
@@ -47,6 +51,36 @@ class Shuffled:
 def data_of(seed: int | None) -> dict[str, Any]:
     validation = load("validation") if seed is None else Shuffled(load("validation"), seed)
     return with_samples({"classes": 10}, load("train"), validation, load("test"), None, CONFIG)
+
+
+def test_a_description_is_what_json_gives_back(tmp_path: Path) -> None:
+    described = {
+        "shape": (1, 28),
+        "mean": np.float32(0.5),
+        "deviations": np.ones(2),
+        "weights": torch.ones(2),
+        "nested": {"names": ("a", None, True)},
+        "rate": math.nan,
+    }
+    info = as_json(described)
+    assert info["nested"] == {"names": ["a", None, True]} and info["mean"] == 0.5
+    assert info["shape"] == [1, 28] and info["deviations"] == info["weights"] == [1.0, 1.0]
+    save_data_info(tmp_path, info)
+    assert not changed_names(load_data_info(tmp_path), as_json(described))
+    assert changed_names(info, {**info, "mean": 0.25}) == "mean"
+
+
+@pytest.mark.parametrize(
+    ("described", "reason"),
+    [
+        ([1], "returned a value as a list which"),
+        ({"names": {0: "cat"}}, "returned 'names' as a dict whose keys are no texts, which"),
+        ({"a": [{"b": {1}}]}, r"returned 'a'\[0\]\['b'\] as a set which JSON cannot hold"),
+    ],
+)
+def test_a_description_that_json_cannot_hold_is_refused(described: Any, reason: str) -> None:
+    with pytest.raises(SettingError, match=reason):
+        as_json(described)
 
 
 def test_ranks_with_other_samples_are_named(monkeypatch: pytest.MonkeyPatch) -> None:

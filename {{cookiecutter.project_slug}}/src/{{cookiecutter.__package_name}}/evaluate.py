@@ -8,7 +8,7 @@ from typing import Literal
 
 from .batches.evaluation import Evaluation, evaluate
 from .batches.loaders import EvaluationLoader
-from .checkpoint.data_info import changed_names, load_data_info
+from .checkpoint.data_info import as_json, changed_names, load_data_info
 from .config import TrainConfig
 from .data import Split, collate, describe, load_split, prepare
 from .distributed.accelerator import make_accelerator
@@ -66,7 +66,7 @@ def evaluate_run(settings: EvaluateConfig) -> Evaluation:
 
     # Data
     prepare_once(prepare, config)
-    changed = changed_names(info, describe(config))
+    changed = changed_names(info, as_json(describe(config)))
     if changed:
         raise SettingError(
             f"the data has changed since training: describe in data.py returns other {changed}, so "

@@ -6,6 +6,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from torch import Tensor
+
 from ..settings.errors import SettingError
 from .atomic import write_atomically
 from .progress import Progress
@@ -19,9 +22,44 @@ SAME_SAMPLES = "seed what it draws with a constant, and sort the files that it l
 RELATIVE_TOLERANCE = 1e-3
 
 
+def as_json(info: Any) -> dict[str, Any]:
+    """Return what `describe` returned as `data.json` gives it back: tuples and arrays as lists.
+
+    So a model is made from the same values in training and afterwards.
+
+    Raises:
+        SettingError: it is no dictionary, or JSON cannot hold it.
+    """
+    if not isinstance(info, Mapping):
+        raise _not_json("a value", info)
+    return {name: _plain(f"{name!r}", value) for name, value in info.items()}
+
+
+def _plain(name: str, value: Any) -> Any:
+    if isinstance(value, Mapping) and all(isinstance(key, str) for key in value):
+        return {key: _plain(f"{name}[{key!r}]", inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(f"{name}[{index}]", inner) for index, inner in enumerate(value)]
+    if isinstance(value, np.generic | np.ndarray | Tensor):
+        return value.tolist()
+    if value is None or isinstance(value, str | int | float):
+        return value
+    raise _not_json(name, value)
+
+
+def _not_json(name: str, value: Any) -> SettingError:
+    kind = type(value).__name__ + " whose keys are no texts," * isinstance(value, Mapping)
+    return SettingError(
+        f"data.py: describe returned {name} as a {kind} which JSON cannot hold; return a "
+        "dictionary, by text, of texts, numbers, lists and such dictionaries"
+    )
+
+
 def changed_names(earlier: dict[str, Any], info: dict[str, Any]) -> str:
     """Return what `describe` returns otherwise than earlier, by name; empty if nothing."""
-    names = [name for name in {**earlier, **info} if earlier.get(name) != info.get(name)]
+    # As text: NaN is not equal to itself.
+    before, now = ({name: json.dumps(v) for name, v in some.items()} for some in (earlier, info))
+    names = [name for name in {**before, **now} if before.get(name) != now.get(name)]
     return ", ".join(name for name in names if name != SAMPLES)
 
 

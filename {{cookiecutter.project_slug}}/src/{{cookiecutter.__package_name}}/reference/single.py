@@ -12,6 +12,7 @@ from ..batches.evaluation import evaluate
 from ..batches.loaders import EvaluationLoader, make_train_batches
 from ..batches.plan import make_plan
 from ..batches.seeds import COMPILE_OPTIONS
+from ..checkpoint.data_info import as_json
 from ..checkpoint.state import TrainingState
 from ..config import TrainConfig
 from ..data import collate, describe, load_split, prepare
@@ -45,7 +46,7 @@ def train(config: TrainConfig) -> None:
 
     # Data
     prepare_once(prepare, config)
-    info = describe(config)
+    info = as_json(describe(config))
     train_set = load_split("train", config, info, augmented=True)
     validation_set = load_split("validation", config, info)
     test_set = load_split("test", config, info)
