@@ -25,7 +25,7 @@ from my_run.batches.evaluation import (
 from my_run.batches.loaders import MicroBatchReader
 from my_run.batches.plan import make_plan
 from my_run.batches.sampling import MicroBatch
-from my_run.batches.seeds import seed_torch
+from my_run.batches.seeds import seed_all, seed_torch
 from my_run.batches.structure import map_leaves
 from my_run.checkpoint.data_info import as_json
 from my_run.checkpoint.store import saved_steps
@@ -83,7 +83,7 @@ class Job:
     splits: dict[Split, Any]
 
     def model(self) -> nn.Module:
-        torch.manual_seed(self.config.seed)
+        seed_all(self.config.seed)
         return make_model(self.config, self.info)
 
     def batch(self, split: Split = "train", num_samples: int = 8) -> Any:
@@ -184,12 +184,12 @@ def test_a_sample_has_a_row_of_scores_also_alone(split: Split, job: Job) -> None
         check_same_rows(name, values, some[name])
 
 
-def test_the_weights_follow_from_the_seed_of_torch(job: Job) -> None:
+def test_the_weights_follow_from_the_seed(job: Job) -> None:
     weights, others = (job.model().state_dict() for _ in range(2))
     differing = [name for name, value in weights.items() if not torch.equal(value, others[name])]
     assert weights.keys() == others.keys() and not differing, (
         f"model.py: make_model gave {', '.join(differing[:3])} other values the second time; draw "
-        "them from torch's global generator"
+        "them from the global generators of torch, numpy or random"
     )
 
 

@@ -230,6 +230,18 @@ def test_a_compiled_evaluation_is_compiled_once_and_its_results_are_the_same() -
     assert found.scores["loss"].shape == (len(validation_set),)
 
 
+def test_the_results_of_an_evaluation_are_numbers() -> None:
+    """A large model has too few scores in the trial to summarize them."""
+    devices = Devices("single", CPU, 0, 1)
+    loader = EvaluationLoader(load("validation"), None, TrainConfig(), devices)
+
+    def as_tensors(scores: Any) -> Any:
+        return {"loss": scores["loss"].mean()}
+
+    found = evaluation.evaluate(Classifier(), loader, score, as_tensors).results
+    assert type(found["loss"]) is float
+
+
 def test_scores_that_cannot_be_put_together_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     """From batches of one rank, and from ranks whose batches agree among themselves."""
     devices = Devices("single", CPU, 0, 1)
@@ -274,6 +286,23 @@ def test_a_repeated_run_gives_the_same_bits(single_run: Path, tmp_path: Path) ->
 
     assert weight_difference(run_dir, single_run) == 0
     assert read_metrics(run_dir) == read_metrics(single_run)
+
+
+def test_weights_drawn_from_numpy_or_random_follow_from_the_seed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def drawn(*arguments: Any) -> torch.nn.Module:
+        network = Classifier()
+        numbers = np.random.randn(network.head.bias.numel()) * random.random()
+        network.head.bias.data = torch.from_numpy(numbers).float()
+        return network
+
+    monkeypatch.setattr(single, "make_model", drawn)
+    one, again = (
+        run_train(tmp_path / name, "--max-steps", 1, program="reference.single")
+        for name in ("one", "again")
+    )
+    assert weight_difference(one, again) == 0
 
 
 def test_the_plan_is_printed_and_nothing_is_written(tmp_path: Path) -> None:

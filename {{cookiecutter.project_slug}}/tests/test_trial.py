@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -11,6 +12,7 @@ from torch.nn.functional import (
 )
 from torch.utils.data import IterableDataset
 
+from my_run.batches.evaluation import as_numbers
 from my_run.run import passes, users_code
 from my_run.run import trial as trials
 from my_run.run.trial import (
@@ -155,9 +157,10 @@ def test_data_that_is_wrong_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     [
         (lambda m, b: m(b[0]), None, None, "score returned a Tensor; return a dictionary"),
         (lambda m, b: {"a": m(b[0]).mean()}, None, None, r"score returned \(\) as 'a' for a batch"),
-        (None, lambda scores: 3.0, None, "summarize must return a dictionary of numbers"),
+        (None, lambda scores: 3.0, None, "summarize returned a float; return a dictionary of num"),
         (None, lambda scores: {"step": 1.0, "a": 1.0}, None, "summarize returned step, which met"),
-        (None, lambda scores: {"a": scores["loss"]}, None, "summarize must return a dictionary"),
+        (None, lambda scores: {"a": scores["loss"]}, None, "summarize returned 'a' as a Tensor"),
+        (None, lambda scores: {"a": None}, None, "summarize returned 'a' as a NoneType; return a"),
         (None, None, ("auc", "highest"), r"BEST_RESULT is .*name one of loss, accuracy"),
         (None, None, ("loss", "low"), r"BEST_RESULT is .*\"lowest\" or \"highest\""),
     ],
@@ -168,6 +171,12 @@ def test_scores_that_are_wrong_are_named(
     arguments = (score or model.score, summarize or model.summarize, best or model.BEST_RESULT)
     with pytest.raises(SettingError, match=reason):
         try_out_scores(load("validation"), None, make(), *arguments)
+
+
+def test_results_may_be_scalars_of_torch_and_numpy() -> None:
+    found = as_numbers({"a": torch.tensor(0.5), "b": np.float32(0.25), "c": np.array(3), "d": True})
+    assert found == {"a": 0.5, "b": 0.25, "c": 3, "d": True}
+    assert {type(value) for value in found.values()} <= {int, float, bool}
 
 
 def test_rows_whose_shape_depends_on_the_batch_are_found() -> None:

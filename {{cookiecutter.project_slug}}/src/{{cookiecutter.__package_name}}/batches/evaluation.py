@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -40,7 +41,7 @@ def evaluate(
 
     Raises:
         SettingError: `score` does not return one row per sample, or rows of another shape or type
-            than for another batch.
+            than for another batch; or `summarize` does not return numbers.
     """
     was_training = model.training
     model.eval()
@@ -58,7 +59,7 @@ def evaluate(
     model.train(was_training)
     _check_same_columns(columns)
     scores = {name: _collected(column).cpu() for name, column in columns.items()}
-    return Evaluation(loader.num_samples, summarize(scores), scores)
+    return Evaluation(loader.num_samples, as_numbers(summarize(scores)), scores)
 
 
 def check_rows(name: str, values: Any, num_samples: int) -> None:
@@ -92,6 +93,29 @@ def check_same_rows(name: str, rows: Tensor, others: Tensor) -> None:
 def _kind(rows: Tensor) -> list[str]:
     """Return the sizes of a row, and its type."""
     return [*map(str, rows.shape[1:]), str(rows.dtype).removeprefix("torch.")]
+
+
+def as_numbers(results: Any) -> dict[str, float]:
+    """Return what `summarize` returned, with scalars of torch and numpy as numbers.
+
+    Raises:
+        SettingError: it is no dictionary of numbers.
+    """
+    if not isinstance(results, Mapping):
+        raise SettingError(
+            f"model.py: summarize returned a {type(results).__name__}; return a dictionary of "
+            "numbers"
+        )
+    numbers = {}
+    for name, value in results.items():
+        is_scalar = isinstance(value, Tensor | np.generic | np.ndarray) and value.ndim == 0
+        numbers[str(name)] = number = value.item() if is_scalar else value
+        if not isinstance(number, int | float):
+            raise SettingError(
+                f"model.py: summarize returned {name!r} as a {type(value).__name__}; return a "
+                "number"
+            )
+    return numbers
 
 
 def _check_same_columns(columns: Scores) -> None:

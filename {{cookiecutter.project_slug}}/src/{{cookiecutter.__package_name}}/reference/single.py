@@ -11,7 +11,7 @@ from torch.nn.utils import clip_grad_norm_
 from ..batches.evaluation import evaluate
 from ..batches.loaders import EvaluationLoader, make_train_batches
 from ..batches.plan import make_plan
-from ..batches.seeds import COMPILE_OPTIONS
+from ..batches.seeds import COMPILE_OPTIONS, seed_all
 from ..checkpoint.data_info import as_json
 from ..checkpoint.state import TrainingState
 from ..config import TrainConfig
@@ -52,7 +52,7 @@ def train(config: TrainConfig) -> None:
     test_set = load_split("test", config, info)
 
     # Model
-    torch.manual_seed(config.seed)
+    seed_all(config.seed)
     model = make_model(config, info)
     try_out_optimizer(make_optimizer, set_learning_rate, config, model, devices)
     trial = try_out(train_set, validation_set, collate, config, model, compute_loss)

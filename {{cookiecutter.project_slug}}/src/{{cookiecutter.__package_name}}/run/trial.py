@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from ..batches.evaluation import Score, Summarize, check_rows, check_same_rows
+from ..batches.evaluation import Score, Summarize, as_numbers, check_rows, check_same_rows
 from ..batches.loaders import Collate, MapDataset
 from ..batches.sampling import sample_order
 from ..batches.seeds import seed_all
@@ -177,7 +177,8 @@ def try_out_scores(
         check_same_rows(name, values, one[name])
     if num_scored < NUM_SCORED:
         return
-    check_results(call_users("summarize", summarize, dict(rows)), best_result)
+    results = as_numbers(call_users("summarize", summarize, dict(rows)))
+    check_results(results, best_result)
 
 
 def _restore_buffers(model: nn.Module, before: Mapping[str, Tensor]) -> list[str]:
