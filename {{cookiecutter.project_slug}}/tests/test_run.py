@@ -341,16 +341,16 @@ def test_what_forward_passes_change_is_named(
     other = torch.nn.Module()
     other.register_buffer("same", torch.ones(2))
     other.register_buffer("flags", torch.tensor([True, False]))
-    other.register_buffer("count", torch.ones(3))
+    other.register_buffer("count", torch.ones(3, dtype=torch.bfloat16))
+    other.register_buffer("mask", torch.ones(()))
     model = torch.nn.ModuleDict({"norm": torch.nn.BatchNorm1d(3), "other": other})
-    monkeypatch.setattr(buffers, "is_distributed", lambda: True)
-    monkeypatch.setattr(buffers, "min_over_ranks", lambda tensor: tensor)
 
-    def maximum(tensor: torch.Tensor) -> torch.Tensor:
-        """As if another rank had counted one more."""
-        return tensor + 1 if tensor.shape == (3,) else tensor
+    def gather(mine: dict[str, str]) -> list[dict[str, str]]:
+        """As if another rank had other counts, and had not cached a mask."""
+        assert mine.keys() == {"other.same", "other.flags", "other.count", "other.mask"}
+        return [mine, {name: mine[name] for name in ("other.same", "other.flags")}]
 
-    monkeypatch.setattr(buffers, "max_over_ranks", maximum)
+    monkeypatch.setattr(buffers, "gather_from_ranks", gather)
     teacher = torch.nn.Linear(3, 3).requires_grad_(False)
     model["teacher"] = teacher
     changes = buffers.OwnChanges(model)
@@ -358,8 +358,10 @@ def test_what_forward_passes_change_is_named(
     teacher.weight.data.lerp_(torch.ones(3, 3), 0.01)
     changes.warn(plan_of().devices)
     first, second = capsys.readouterr().err.splitlines()
-    assert "the forward pass changes other.count, on each rank" in first
-    assert "the forward pass changes teacher.weight, other.count, on each rank" in second
+    assert "the forward pass changes other.count, other.mask, on each rank" in first
+    assert (
+        "the forward pass changes teacher.weight, other.count, other.mask, on each rank" in second
+    )
 
 
 def test_an_operation_without_a_deterministic_kernel_ends_in_one_line(

@@ -212,6 +212,47 @@ def test_a_score_that_fails_for_one_sample_is_found() -> None:
         )
 
 
+class Caching(nn.Module):
+    """Registers a mask in its first forward pass, a longer one later."""
+
+    def __init__(self, is_saved: bool, num_rows: int = 0) -> None:
+        super().__init__()
+        self.layer, self.is_saved = nn.Linear(NUM_FEATURES, 10), is_saved
+        self.mask: Tensor
+        if num_rows:
+            self.register_buffer("mask", torch.ones(num_rows, 1))
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        if len(getattr(self, "mask", ())) < len(inputs):
+            self.register_buffer("mask", torch.ones(len(inputs), 1), self.is_saved)
+        logits: Tensor = self.layer(inputs) * self.mask[: len(inputs)]
+        return logits
+
+
+def test_a_model_may_register_buffers_in_its_forward_pass() -> None:
+    network = Caching(is_saved=False)
+    assert trial_of(network=network).changed_buffers == []
+    assert not list(network.buffers())
+    grown = Caching(is_saved=True, num_rows=2)
+    assert trial_of(network=grown).changed_buffers == ["mask"]
+    assert grown.mask.shape == (2, 1)
+    with pytest.raises(
+        SettingError, match=r"registers mask, which a new model .* persistent=False"
+    ):
+        trial_of(network=Caching(is_saved=True))
+
+
+def test_a_model_whose_state_is_no_tensor_is_refused() -> None:
+    class Stateful(Pretrained):
+        def get_extra_state(self) -> Any:
+            return {"calls": 1}
+
+    with pytest.raises(
+        SettingError, match=r"_extra_state of the state is a dict; checkpoints hold"
+    ):
+        trial_of(network=Stateful())
+
+
 class Detector(nn.Module):
     """Returns losses in training mode only, as the models of torchvision do."""
 

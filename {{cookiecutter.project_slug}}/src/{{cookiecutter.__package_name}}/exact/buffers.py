@@ -1,12 +1,15 @@
 """What a forward pass changes by itself, which makes results depend on the placement."""
 
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from hashlib import blake2b
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from ..distributed.collectives import is_distributed, max_over_ranks, min_over_ranks
+from ..distributed.collectives import gather_from_ranks
 from ..distributed.devices import Devices
 from ..distributed.shards import local_part
 
@@ -48,17 +51,45 @@ def _sums_of_frozen(model: nn.Module) -> dict[str, Tensor]:
 
 def differing_buffers(model: nn.Module) -> list[str]:
     """Return the names of buffers that differ between ranks; all ranks call it."""
-    if not is_distributed():
-        return []
-    differing = []
-    for name, buffer in buffers_of_others(model).items():
-        if not buffer.numel() or buffer.is_complex():
+    # Not by element: a buffer may have another shape on another rank, such as a mask that grows.
+    ranks = gather_from_ranks({n: _digest(b) for n, b in buffers_of_others(model).items()})
+    names = {name: None for rank in ranks for name in rank}
+    return [name for name in names if any(rank.get(name) != ranks[0].get(name) for rank in ranks)]
+
+
+def _digest(tensor: Tensor) -> str:
+    """Return a digest of shape and values; of a subclass, such as quantized numbers, none."""
+    if type(tensor) not in (Tensor, nn.Buffer) or tensor.layout != torch.strided:
+        return ""
+    content = tensor.detach().cpu().flatten().view(torch.uint8).numpy().tobytes()
+    return f"{tuple(tensor.shape)} {blake2b(content, digest_size=8).hexdigest()}"
+
+
+@contextmanager
+def buffers_restored(model: nn.Module) -> Iterator[list[str]]:
+    """Restore the model's buffers afterwards, and remove those that were registered inside.
+
+    The list then has the names of those that were changed, but for BatchNorm's.
+    """
+    before = {name: (buffer, buffer.clone()) for name, buffer in _all_buffers(model).items()}
+    changed: list[str] = []
+    yield changed
+    others = buffers_of_others(model)
+    for name, buffer in _all_buffers(model).items():
+        path, _, leaf = name.rpartition(".")
+        if name not in before:
+            delattr(model.get_submodule(path), leaf)
             continue
-        values = buffer.to(torch.uint8) if buffer.dtype == torch.bool else buffer.detach()
-        lowest, highest = min_over_ranks(values.clone()), max_over_ranks(values.clone())
-        if not torch.equal(lowest, highest):
-            differing.append(name)
-    return differing
+        original, values = before[name]
+        if name in others and not torch.equal(buffer, values):
+            changed.append(name)
+        if buffer is not original:
+            setattr(model.get_submodule(path), leaf, original)
+        original.copy_(values)
+
+
+def _all_buffers(model: nn.Module) -> dict[str, Tensor]:
+    return dict(model.named_buffers(remove_duplicate=False))
 
 
 def buffers_of_others(model: nn.Module) -> dict[str, Tensor]:

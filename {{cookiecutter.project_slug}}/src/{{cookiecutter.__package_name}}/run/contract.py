@@ -3,7 +3,7 @@
 All raise `SettingError`.
 """
 
-from collections.abc import Callable, Mapping, Sized
+from collections.abc import Callable, Collection, Mapping, Sized
 from typing import Any
 
 from torch import Tensor, nn
@@ -64,7 +64,7 @@ def check_parameters(model: nn.Module) -> None:
 
 
 def check_layers(model: nn.Module) -> None:
-    """Check that no layer computes something else on another number of processes."""
+    """Check that no layer depends on the number of processes, or has more state than tensors."""
     for name, module in model.named_modules():
         if isinstance(module, nn.SyncBatchNorm):
             raise SettingError(
@@ -75,6 +75,22 @@ def check_layers(model: nn.Module) -> None:
             raise SettingError(
                 f"model.py: {name} is a BatchNorm with momentum None; use a number, such as 0.1"
             )
+    for name, value in model.state_dict().items():
+        if not isinstance(value, Tensor):
+            raise SettingError(
+                f"model.py: {name} of the state is a {type(value).__name__}; checkpoints hold "
+                "tensors: keep it as a buffer, instead of get_extra_state"
+            )
+
+
+def check_names(before: Collection[str], model: nn.Module) -> None:
+    """Check that a forward pass has given the weights no other names."""
+    if new := [name for name in model.state_dict() if name not in before]:
+        raise SettingError(
+            f"model.py: the forward pass registers {', '.join(new[:3])}, which a new model does "
+            "not have, so that it could not load the weights; register it in __init__, or with "
+            "persistent=False"
+        )
 
 
 def put_in_training_mode(model: nn.Module) -> tuple[str, ...]:

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -14,7 +14,7 @@ from ..batches.evaluation import Score, Summarize, as_numbers, check_rows, check
 from ..batches.loaders import Collate, MapDataset
 from ..batches.sampling import sample_order
 from ..batches.seeds import seed_all
-from ..exact.buffers import buffers_of_others
+from ..exact.buffers import buffers_restored
 from ..settings.errors import SettingError
 from ..settings.run_config import RunConfig
 from .contract import (
@@ -22,6 +22,7 @@ from .contract import (
     ComputeLoss,
     check_layers,
     check_loss,
+    check_names,
     check_results,
     check_set,
     check_sum,
@@ -78,16 +79,18 @@ def try_out(
     called = CalledOnly(model)
     order = sample_order(len(train_set), config.seed, epoch=0)
     samples = order[: _num_tried(model, config.micro_batch_size)].tolist()
-    before = {name: buffer.clone() for name, buffer in model.named_buffers()}
+    names = model.state_dict().keys()
     batch = read_batch(train_set, collate, samples)
     seed_all(0)
     # The counter knows no other kernel of attention on a CPU.
     kernel = sdpa_kernel(SDPBackend.MATH)
-    with _all_cores(model), FlopCounterMode(display=False) as counter, kernel:
-        result = call_users("compute_loss", compute_loss, called, batch)
-        loss, items_per_sample = check_loss(result, len(samples))
-        with errors_named("model.py", "the backward pass of compute_loss"):
-            torch.autograd.backward(loss)
+    with buffers_restored(model) as changed:
+        with _all_cores(model), FlopCounterMode(display=False) as counter, kernel:
+            result = call_users("compute_loss", compute_loss, called, batch)
+            loss, items_per_sample = check_loss(result, len(samples))
+            with errors_named("model.py", "the backward pass of compute_loss"):
+                torch.autograd.backward(loss)
+        check_names(names, model)
     trainable = {name: p for name, p in model.named_parameters() if p.requires_grad}
     without = [name for name, parameter in trainable.items() if parameter.grad is None]
     if len(without) == len(trainable):
@@ -97,8 +100,10 @@ def try_out(
     flops_per_sample = counter.get_total_flops() / len(samples)
     part = None
     if config.plan_only:
-        part = part_of_one_pass(train_set, collate, config, model, compute_loss, flops_per_sample)
-    changed = _restore_buffers(model, before)
+        with buffers_restored(model):
+            part = part_of_one_pass(
+                train_set, collate, config, model, compute_loss, flops_per_sample
+            )
     model.zero_grad()
     with _evaluating(model), _all_cores(model):
         size = _num_tried(model, config.micro_batch_size) // 2 or 1
@@ -134,12 +139,10 @@ def _all_cores(model: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def _evaluating(model: nn.Module) -> Iterator[None]:
-    before = {name: buffer.clone() for name, buffer in model.named_buffers()}
     model.eval()
-    with torch.no_grad():
+    with torch.no_grad(), buffers_restored(model):
         yield
     model.train()
-    _restore_buffers(model, before)
 
 
 def try_out_scores(
@@ -179,12 +182,3 @@ def try_out_scores(
         return
     results = as_numbers(call_users("summarize", summarize, dict(rows)))
     check_results(results, best_result)
-
-
-def _restore_buffers(model: nn.Module, before: Mapping[str, Tensor]) -> list[str]:
-    """Restore the buffers, and return those that were changed by anything but BatchNorm."""
-    others = buffers_of_others(model)
-    changed = [name for name, buffer in others.items() if not torch.equal(buffer, before[name])]
-    for name, buffer in model.named_buffers():
-        buffer.copy_(before[name])
-    return changed
