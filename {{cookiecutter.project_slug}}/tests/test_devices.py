@@ -149,6 +149,19 @@ def rows_of(plan: Plan, part: float | None = None) -> dict[str, str]:
     return plan_rows(plan, Progress(), torch.nn.Linear(2, 2), Trial([], [], 1, 0.0, part))
 
 
+def test_the_plan_says_what_is_unusual_in_the_model() -> None:
+    config = TrainConfig()
+    plan = make_plan(config, find_devices(config, "single"), 100)
+    model = torch.nn.Linear(2, 2)
+    model.weight.requires_grad_(False)
+    rows = plan_rows(plan, Progress(), model, Trial(["bias"], ["mask"], 1, 0.0, None, ("head",)))
+    assert rows["Frozen"] == "weight" and rows["No gradient"].startswith("bias; skipped in steps")
+    assert rows["Training mode"].startswith("head, which make_model left in evaluation mode; ")
+    assert rows["Buffers"] == "mask; changed by forward passes: differ by placement"
+    assert rows["Exact"].endswith("these versions; but for those buffers")
+    assert rows_of(plan)["Exact"].endswith("these versions")
+
+
 @pytest.fixture
 def four_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda **_: torch.device("cuda"))

@@ -31,7 +31,7 @@ class BatchNormSum:
         ]
         if not self.layers:
             return
-        self.devices_per_process = plan.devices.devices_per_process
+        self.devices_per_process, self.last_pass = plan.devices.devices_per_process, plan.passes[-1]
         self.buffers = [buffer for layer in self.layers for buffer in _statistics(layer)]
         self.sizes = [len(buffer) for buffer in self.buffers]
         self.running = self._latest()
@@ -65,8 +65,9 @@ class BatchNormSum:
             self.statistics[k] = torch.cat([self._latest(), uses])
         else:
             self._collect_replicas(k)
-        # A forward pass in evaluation mode would take those of this micro-batch.
-        self._reset()
+        if k != self.last_pass:
+            # A forward pass in evaluation mode would take those of this micro-batch.
+            self._reset()
 
     def finish(self) -> None:
         """Update the running statistics by those of all micro-batches; all ranks call it."""

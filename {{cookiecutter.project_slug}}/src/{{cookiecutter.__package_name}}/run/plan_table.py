@@ -74,7 +74,7 @@ def plan_rows(plan: Plan, start: Progress, model: nn.Module, trial: Trial) -> di
         "Precision": precision + (", compiled" if config.compile else ""),
         "Model": f"{num_parameters:,} parameters",
         **_without_gradient(model, trial),
-        "Exact": _exact(plan),
+        "Exact": _exact(plan) + "; but for those buffers" * bool(trial.changed_buffers),
         "Batch": f"{config.global_batch_size} samples per optimizer step = "
         f"{config.micro_batch_size} per forward pass x {devices.data_parallel_size} "
         f"replica{'s' * (devices.data_parallel_size > 1)} x {accumulation} "
