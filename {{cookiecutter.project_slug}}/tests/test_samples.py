@@ -53,6 +53,35 @@ def data_of(seed: int | None) -> dict[str, Any]:
     return with_samples({"classes": 10}, load("train"), validation, load("test"), None, CONFIG)
 
 
+class OwnBatch:
+    """A batch of a library's class, which moves itself."""
+
+    def __init__(self, samples: list[Any]) -> None:
+        self.data = {"inputs": torch.stack([inputs for inputs, _ in samples])}
+        self.classes = np.array([int(target) for _, target in samples])
+
+    def to(self, device: torch.device) -> "OwnBatch":
+        return self
+
+
+def test_samples_in_batches_of_any_class_are_compared() -> None:
+    samples = [load("test")[index] for index in range(20)]
+    norms = [norms_of("test", some, OwnBatch) for some in (samples, samples[1:] + samples[:1])]
+    assert norms[0] != norms[1]
+    expected = torch.cat([samples[0][0].double(), samples[0][1].double()[None]]).norm()
+    assert norms[0][0] == pytest.approx(float(expected))
+
+
+def test_tensors_of_any_layout_are_compared() -> None:
+    dense = torch.eye(3)
+    layouts = [
+        *(dense, dense.to_sparse(), dense.to(torch.complex64)),
+        torch.nested.nested_tensor([dense[0], dense[1, 1:], dense[2]], layout=torch.jagged),
+    ]
+    for tensor in layouts:
+        assert norms_of("test", [tensor], lambda samples: samples[0]) == [pytest.approx(3**0.5)]
+
+
 def test_a_description_is_what_json_gives_back(tmp_path: Path) -> None:
     described = {
         "shape": (1, 28),

@@ -4,7 +4,6 @@ These tests know nothing of the job but that, and hold for yours as well.
 """
 
 import math
-import pickle
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +25,10 @@ from my_run.batches.loaders import MicroBatchReader
 from my_run.batches.plan import make_plan
 from my_run.batches.sampling import MicroBatch
 from my_run.batches.seeds import seed_all, seed_torch
-from my_run.batches.structure import map_leaves
+from my_run.batches.structure import (
+    map_leaves,
+    taken_apart,
+)
 from my_run.checkpoint.data_info import as_json
 from my_run.checkpoint.store import saved_steps
 from my_run.config import TrainConfig
@@ -163,12 +165,15 @@ def assert_same_leaf(value: Any, other: Any) -> Any:
         "data.py: the same samples differ when they are read again with the same seed; draw "
         "random numbers from the global generators of torch, numpy or random only"
     )
-    if isinstance(value, Tensor):
-        torch.testing.assert_close(
-            other, value, rtol=0, atol=0, equal_nan=True, msg=lambda found: f"{reason}\n{found}"
-        )
-    else:
-        assert pickle.dumps(other) == pickle.dumps(value), reason
+    (rest, tensors), (other_rest, other_tensors) = taken_apart(value), taken_apart(other)
+    torch.testing.assert_close(
+        *(other_tensors, tensors),
+        rtol=0,
+        atol=0,
+        equal_nan=True,
+        msg=lambda found: f"{reason}\n{found}",
+    )
+    assert rest == other_rest, reason
     return value
 
 

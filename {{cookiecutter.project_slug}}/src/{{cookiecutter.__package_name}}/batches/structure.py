@@ -1,9 +1,12 @@
 """Batches of any structure: tuples, lists, dictionaries, dataclasses, or objects with `.to`."""
 
+import io
+import pickle
 from collections.abc import Callable, Mapping
 from dataclasses import fields, is_dataclass, replace
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -59,3 +62,32 @@ def map_leaves(function: Callable[..., Any], *batches: Any) -> Any:
         }
         return replace(first, **values)
     return function(*batches)
+
+
+def taken_apart(value: Any) -> tuple[bytes, list[Tensor]]:
+    """Return the tensors and arrays of an object of any class, and its pickle without them.
+
+    Nothing of one that cannot be pickled.
+    """
+    rest = io.BytesIO()
+    pickler = _TensorPickler(rest)
+    try:
+        pickler.dump(value)
+    except (pickle.PicklingError, TypeError, AttributeError):
+        return b"", []
+    return rest.getvalue(), pickler.tensors
+
+
+class _TensorPickler(pickle.Pickler):
+    def __init__(self, file: io.BytesIO) -> None:
+        super().__init__(file)
+        self.tensors: list[Tensor] = []
+
+    def persistent_id(self, value: Any) -> int | None:
+        """Take out a tensor, for which only its number is pickled."""
+        if isinstance(value, np.ndarray) and value.dtype.kind in "biufc":
+            value = torch.as_tensor(value)
+        if not isinstance(value, Tensor):
+            return None
+        self.tensors.append(value)
+        return len(self.tensors)

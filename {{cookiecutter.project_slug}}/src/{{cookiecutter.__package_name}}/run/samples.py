@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from ..batches.loaders import Collate, MapDataset
-from ..batches.structure import map_leaves
+from ..batches.structure import map_leaves, taken_apart
 from ..checkpoint.data_info import SAME_SAMPLES, SAMPLES, changed_splits
 from ..settings.errors import SettingError
 from ..settings.run_config import RunConfig
@@ -97,12 +97,22 @@ def _numbers(dataset: MapDataset, collate: Collate, index: int) -> torch.Tensor:
     found = [torch.zeros(0, dtype=torch.float64)]
 
     def add(leaf: Any) -> None:
-        if isinstance(leaf, torch.Tensor):
-            numbers = torch.view_as_real(leaf) if leaf.is_complex() else leaf
-            found.append(numbers.detach().flatten().to("cpu", torch.float64))
-        elif isinstance(leaf, int | float):
+        if isinstance(leaf, int | float):
             found.append(torch.tensor([leaf], dtype=torch.float64))
+            return
+        _, tensors = taken_apart(leaf)
+        found.extend(map(_flat, tensors))
 
     map_leaves(add, read_batch(dataset, collate, [index]))
     # NaN is not equal to itself, and an infinite norm would tell nothing.
     return torch.cat(found).nan_to_num(nan=math.pi, posinf=math.e, neginf=-math.e)
+
+
+def _flat(tensor: torch.Tensor) -> torch.Tensor:
+    """Return the numbers of a tensor of any type and layout, float64, on the CPU."""
+    if tensor.is_nested:
+        return torch.cat([_flat(part) for part in tensor.unbind()])
+    if tensor.layout != torch.strided:
+        tensor = tensor.to_dense()
+    numbers = torch.view_as_real(tensor) if tensor.is_complex() else tensor
+    return numbers.detach().flatten().to("cpu", torch.float64)
