@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn.functional import (
     scaled_dot_product_attention,
 )
+from torch.utils.checkpoint import checkpoint
 from torch.utils.data import IterableDataset
 
 from my_run.batches.evaluation import as_numbers
@@ -26,6 +27,7 @@ from .launching import TINY
 from .tiny import data, model
 from .tiny.config import TrainConfig
 from .tiny.data import NUM_FEATURES, load
+from .tiny.model import Classifier
 
 CONFIG = TrainConfig()
 
@@ -240,6 +242,21 @@ def test_a_model_may_register_buffers_in_its_forward_pass() -> None:
         SettingError, match=r"registers mask, which a new model .* persistent=False"
     ):
         trial_of(network=Caching(is_saved=True))
+
+
+@pytest.mark.parametrize("use_reentrant", [True, False])
+def test_a_checkpoint_of_activations_that_ddp_cannot_train_is_refused(use_reentrant: bool) -> None:
+    class Checkpointed(Classifier):
+        def forward(self, inputs: Tensor) -> Tensor:
+            x = checkpoint(self.blocks, self.stem(inputs), use_reentrant=use_reentrant)
+            logits: Tensor = self.head(x)
+            return logits
+
+    if not use_reentrant:
+        assert trial_of(network=Checkpointed()).without_gradient == []
+        return
+    with pytest.raises(SettingError, match="called with use_reentrant=True, and DDP would"):
+        trial_of(network=Checkpointed())
 
 
 def test_a_model_whose_state_is_no_tensor_is_refused() -> None:

@@ -118,6 +118,7 @@ def check_loss(result: Any, num_samples: int) -> tuple[Tensor, int | None]:
             f"model.py: compute_loss returned {found} as the loss; return a scalar, "
             "such as the sum of several"
         )
+    _check_graph(loss)
     if isinstance(items, Tensor) and items.numel() == 1:
         return loss, None
     if not isinstance(items, int) or items < 1 or items % num_samples:
@@ -126,6 +127,22 @@ def check_loss(result: Any, num_samples: int) -> tuple[Tensor, int | None]:
             "samples; return their number, or a scalar tensor if it varies"
         )
     return loss, items // num_samples
+
+
+def _check_graph(loss: Tensor) -> None:
+    """Check that DDP can compute the gradient."""
+    found, left = set(), [loss.grad_fn]
+    while left:
+        node = left.pop()
+        if node is None or node in found:
+            continue
+        if node.name() == "CheckpointFunctionBackward":
+            raise SettingError(
+                "model.py: torch.utils.checkpoint is called with use_reentrant=True, and DDP would "
+                "take a gradient twice; use use_reentrant=False, which gives the same bits"
+            )
+        found.add(node)
+        left += [following for following, _ in node.next_functions]
 
 
 def check_sum(
