@@ -37,6 +37,8 @@ class BatchNormSum:
         self.running = self._latest()
         self.counters: list[Tensor] = [layer.num_batches_tracked for layer in self.layers]
         self.counted = torch.stack(self.counters)
+        self.running_parts = list(torch.split(self.running, self.sizes))
+        self.counted_parts = list(self.counted.unbind())
         sizes = torch.tensor([2 * layer.num_features for layer in self.layers])
         layer_of = torch.arange(len(self.layers)).repeat_interleave(sizes)
         self.layer_of = layer_of.to(self.running.device)
@@ -78,9 +80,10 @@ class BatchNormSum:
         latest, uses = torch.split(self.statistics, sizes, dim=1)
         # A step with NaN may be skipped: its statistics are.
         counts = (uses > 0)[:, self.layer_of] & latest.isfinite()
+        running = self.running
         for row, is_counted in zip(latest, counts, strict=True):
-            updated = torch.lerp(self.running, row, self.momentum)
-            self.running = torch.where(is_counted, updated, self.running)
+            running = torch.where(is_counted, torch.lerp(running, row, self.momentum), running)
+        self.running.copy_(running)
         self.counted += uses.sum(dim=0).to(self.counted.dtype)
         self.statistics.zero_()
         self._reset()
@@ -92,8 +95,8 @@ class BatchNormSum:
     def _reset(self) -> None:
         """Let the layers have the running statistics."""
         # A few launches for all layers: one for each of them takes half a millisecond on a GPU.
-        torch._foreach_copy_(self.buffers, list(torch.split(self.running, self.sizes)))
-        torch._foreach_copy_(self.counters, list(self.counted.unbind()))
+        torch._foreach_copy_(self.buffers, self.running_parts)
+        torch._foreach_copy_(self.counters, self.counted_parts)
 
     def _momentum_of(self, layer: Any) -> Tensor:
         momentum: Tensor = layer.running_mean.new_full((2 * layer.num_features,), layer.momentum)
