@@ -1,5 +1,6 @@
 """The plots show the logged metrics."""
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,7 @@ from matplotlib.figure import Figure
 from numpy.testing import assert_array_equal
 
 from my_run.run import curves
+from my_run.run.tables import shown
 
 from .launching import read_metrics, run_train
 
@@ -56,6 +58,27 @@ def test_a_job_without_a_loss_in_its_results_has_curves(drawn: list[Figure]) -> 
     assert [axes.get_title(loc="left") for axes in drawn[0].axes] == [
         *("Loss", "Recall", "Learning rate")
     ]
+
+
+def test_many_metrics_are_drawn_in_rows_and_none_without_a_number(drawn: list[Figure]) -> None:
+    names = [f"class {index}" for index in range(6)]
+    results = {**dict.fromkeys(names, 0.5), "undefined": None}
+    lines: list[dict[str, Any]] = [{"split": "train", "step": 3, "loss": 1.0, "learning_rate": 0.1}]
+    curves.draw_curves([*lines, {"split": "test", "step": 3, **results}], Path("curves.png"))
+
+    titles = [axes.get_title(loc="left") for axes in drawn[0].axes]
+    assert titles == ["Loss", *map(str.capitalize, names), "Learning rate"]
+    grid = drawn[0].axes[0].get_gridspec()
+    assert grid is not None and grid.get_geometry() == (2, 4)
+    assert {axes.get_xlim() for axes in drawn[0].axes} == {(0, 3 * 1.05)}
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(0, "0.0000"), (0.25, "0.2500"), (-1.25e-7, "-1.25e-07"), (1e6, "1e+06"), (math.nan, "nan")],
+)
+def test_a_result_is_shown_with_the_digits_that_it_has(value: float, text: str) -> None:
+    assert shown(value) == text
 
 
 def test_a_negative_loss_is_drawn_on_a_linear_axis(drawn: list[Figure]) -> None:

@@ -54,6 +54,7 @@ from my_run.optimizer import (
     set_learning_rate,
 )
 from my_run.run.start import prepare_once
+from my_run.run.tables import shown
 from my_run.run.trial import (
     Trial,
     try_out,
@@ -374,7 +375,7 @@ def test_evaluate_repeats_the_test_results_on_two_processes(one_process: Path, j
     assert ["Test", "samples", f"{len(job.splits['test'])}"] in map(str.split, lines)
     for name, value in read_summary(one_process).items():
         if name.startswith("test_") and name != "test_samples":
-            assert value is None or f"{value:.4f}" in done.stdout, name
+            assert value is None or shown(value) in done.stdout, name
 
 
 def test_the_pictures_are_drawn_or_none(one_process: Path) -> None:

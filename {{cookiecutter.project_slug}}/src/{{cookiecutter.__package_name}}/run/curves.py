@@ -22,6 +22,7 @@ STYLE: dict[Any, Any] = {
     "axes.titleweight": "bold",
     "figure.dpi": 150,
 }
+MOST_COLUMNS = 4
 COLORS = {"train": "#4c78a8", "validation": "#f58518", "test": "#54a24b"}
 
 
@@ -29,14 +30,20 @@ def draw_curves(metrics: Sequence[Mapping[str, Any]], file: Path) -> None:
     """Save the curves of a log, the lines of metrics.jsonl, as a picture."""
     evaluated = [line for line in metrics if line["split"] != "train"]
     names = dict.fromkeys(
-        name for line in evaluated for name in line if name not in (*OWN_NAMES, "loss")
+        name
+        for line in evaluated
+        for name, value in line.items()
+        if name not in (*OWN_NAMES, "loss") and value is not None
     )
     panels = ["loss", *names, "learning_rate"]
+    num_columns = min(len(panels), MOST_COLUMNS)
+    num_rows = math.ceil(len(panels) / num_columns)
     with rc_context(STYLE):
-        figure = Figure(figsize=(13 / 3 * len(panels), 4), layout="constrained")
-        grid = figure.subplots(1, len(panels), sharex=True, squeeze=False)[0]
-        for axes, name in zip(grid, panels, strict=True):
+        figure = Figure(figsize=(13 / 3 * num_columns, 4 * num_rows), layout="constrained")
+        for position, name in enumerate(panels, start=1):
+            axes = figure.add_subplot(num_rows, num_columns, position)
             _draw_metric(axes, metrics, name)
+            axes.set_xlim(0, 1.05 * max((line["step"] for line in metrics), default=1))
         figure.savefig(file)
 
 

@@ -92,7 +92,7 @@ class RunLog(AbstractContextManager["RunLog"]):
             return
         speeds = self.speed.since_last(step, items)
         self._record("train", step, {**values, **speeds})
-        state = f"loss {values['loss']:.4f}  lr {values['learning_rate']:.2e}"
+        state = f"loss {shown(values['loss'])}  lr {values['learning_rate']:.2e}"
         state += f"  {speeds[self.speed.name]:,.0f} {self.speed.items}/s"
         self._bar.update(self._task, state=state)
         if self._bar.disable:

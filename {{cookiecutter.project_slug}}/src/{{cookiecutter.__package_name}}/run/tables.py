@@ -8,7 +8,9 @@ from rich.text import Text
 
 
 def shown(value: float) -> str:
-    """Return a result with four decimals, or a large one with five digits."""
+    """Return a result with four decimals; a small or a large one with four or five digits."""
+    if 0 < abs(value) < 1e-3:
+        return f"{value:.4g}"
     return f"{value:.4f}" if abs(value) < 1e5 else f"{value:.5g}"
 
 
