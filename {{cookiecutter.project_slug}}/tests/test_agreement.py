@@ -9,8 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from torch import nn
 
+from my_run.distributed.devices import find_devices
 from my_run.run import agreement
+from my_run.run.folder import RunFolder
 from my_run.settings.errors import SettingError
 
 from .launching import (
@@ -19,6 +23,7 @@ from .launching import (
     tiny_sources,
 )
 from .tiny.config import TrainConfig
+from .tiny.model import Classifier
 
 Facts = dict[str, str]
 
@@ -72,6 +77,35 @@ def test_many_differences_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
 
     with pytest.raises(SettingError, match=r"and 2 more; start all with the same flags"):
         check(change, monkeypatch)
+
+
+def test_a_rank_with_other_weights_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = TrainConfig(run_dir=tmp_path / "run")
+    folder = RunFolder(config, find_devices(config, "single"))
+
+    def check_with(other: nn.Module) -> None:
+        def gather(value: tuple[Any, ...]) -> list[tuple[Any, ...]]:
+            is_of_weights = len(value) == 2
+            values = agreement._some_of(other) if is_of_weights else value[1]
+            return [("node-a", *value[1:]), ("node-b", values, *value[2:])]
+
+        monkeypatch.setattr(agreement, "is_distributed", lambda: True)
+        monkeypatch.setattr(agreement, "gather_from_ranks", gather)
+        torch.manual_seed(0)
+        folder.broadcast_start(100, {}, Classifier())
+
+    torch.manual_seed(0)
+    same, other = Classifier(), Classifier()
+    check_with(same)
+    with pytest.raises(SettingError, match=r"make_model gives stem\.weight other values on node-b"):
+        check_with(other)
+    # As on another processor.
+    for parameter in same.parameters():
+        parameter.data *= 1 + 1e-6
+    check_with(same)
+    assert agreement._some_of(nn.Linear(2, 1, dtype=torch.complex64))["bias"] > 0
 
 
 def test_the_digest_of_the_code_changes_with_it(

@@ -347,10 +347,10 @@ def test_another_training_set_size_and_fewer_steps_than_done_are_refused(single_
     run_folder = RunFolder(config, devices)
     run_folder.release()
     with pytest.raises(SettingError, match="has 1256 samples and had 1257"):
-        run_folder.broadcast_start(1256, describe(config))
+        run_folder.broadcast_start(1256, describe(config), Classifier())
     with pytest.raises(SettingError, match=r"describe in data\.py returns other classes"):
-        run_folder.broadcast_start(1257, {"classes": ["cat", "dog"]})
-    step = run_folder.broadcast_start(1257, describe(config)).step
+        run_folder.broadcast_start(1257, {"classes": ["cat", "dog"]}, Classifier())
+    step = run_folder.broadcast_start(1257, describe(config), Classifier()).step
     with pytest.raises(SettingError, match="at step 24 and the run ends at step 10"):
         make_plan(replace(config, max_steps=10), devices, num_train_samples=1257, start_step=step)
 

@@ -12,14 +12,14 @@ from .checkpoint.data_info import as_json, changed_names, load_data_info
 from .config import TrainConfig
 from .data import Split, collate, describe, load_split, prepare
 from .distributed.accelerator import make_accelerator
-from .distributed.devices import find_devices
+from .distributed.devices import Devices, find_devices
 from .distributed.failures import failing_together, lost_peers_named
 from .distributed.peers import PEERS
 from .distributed.process_group import leave_process_group
 from .distributed.program import read_launcher
 from .exact.kernels import use_deterministic_kernels
 from .model import make_model, score, summarize
-from .run.agreement import check_agreement
+from .run.agreement import check_agreement, check_weights
 from .run.samples import check_samples
 from .run.start import prepare_once
 from .run.tables import print_table, shown
@@ -79,20 +79,25 @@ def evaluate_run(settings: EvaluateConfig) -> Evaluation:
     # Model
     accelerator = make_accelerator(devices, config.mixed_precision)
     check_agreement(config, info | samples, len(dataset))
+    check_weights(model)
     model = accelerator.prepare_model(model, evaluation_mode=True)
 
     evaluation = evaluate(model, loader, score, summarize)
     if devices.is_main_process:
-        split = settings.split.capitalize()
-        rows = {
-            f"{split} {name}".replace("_", " "): shown(value)
-            for name, value in evaluation.results.items()
-        }
-        rows[f"{split} samples"] = f"{evaluation.num_samples}"
-        processes = f"{devices.world_size} ({devices.strategy}, {devices.device.type})"
-        rows |= {"Processes": processes, "Weights": f"{settings.weights_folder}/"}
-        print_table("Result", rows)
+        _print_results(evaluation, settings, devices)
     return evaluation
+
+
+def _print_results(evaluation: Evaluation, settings: EvaluateConfig, devices: Devices) -> None:
+    split = settings.split.capitalize()
+    rows = {
+        f"{split} {name}".replace("_", " "): shown(value)
+        for name, value in evaluation.results.items()
+    }
+    rows[f"{split} samples"] = f"{evaluation.num_samples}"
+    processes = f"{devices.world_size} ({devices.strategy}, {devices.device.type})"
+    rows |= {"Processes": processes, "Weights": f"{settings.weights_folder}/"}
+    print_table("Result", rows)
 
 
 def main() -> None:

@@ -71,7 +71,7 @@ def train(config: TrainConfig) -> None:
     accumulation_steps = config.gradient_accumulation_steps(devices.data_parallel_size)
     precision = config.mixed_precision
     accelerator = make_accelerator(devices, precision, accumulation_steps, SHARD_UNITS)
-    start = run_folder.broadcast_start(len(train_set), data)
+    start = run_folder.broadcast_start(len(train_set), data, model)
     plan = make_plan(config, devices, len(train_set), start.step, start.has_ended(config.patience))
     show_plan(plan, start, info, model, trial)
     model.to(device)

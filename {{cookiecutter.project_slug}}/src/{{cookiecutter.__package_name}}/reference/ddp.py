@@ -70,7 +70,7 @@ def train(config: TrainConfig) -> None:
 
     # Strategy
     join_process_group(devices)
-    start = run_folder.broadcast_start(len(train_set), data)
+    start = run_folder.broadcast_start(len(train_set), data, model)
     plan = make_plan(config, devices, len(train_set), start.step, start.has_ended(config.patience))
     show_plan(plan, start, info, model, trial)
     model.to(device)

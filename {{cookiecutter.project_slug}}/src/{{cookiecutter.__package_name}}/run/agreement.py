@@ -1,5 +1,6 @@
 """Before training, all ranks compare what decides about the result."""
 
+import math
 import platform
 import socket
 from collections.abc import Mapping, Sequence
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from ..checkpoint.data_info import SAME_SAMPLES, SAMPLES, changed_splits
 from ..distributed.collectives import gather_from_ranks, is_distributed
@@ -79,6 +81,40 @@ def _check_samples(ranks: Sequence[tuple[str, Mapping[str, Any]]]) -> None:
                 f"data.py: load_split gives other samples of {', '.join(splits)} on {host} "
                 f"(rank {rank}) than on {first_host} (rank 0); {SAME_SAMPLES}"
             )
+
+
+def check_weights(model: nn.Module) -> None:
+    """Check that `make_model` gave all ranks the same weights; all ranks call it.
+
+    FSDP2 would put the model together from those of several ranks, and DDP take those of rank 0.
+
+    Raises:
+        SettingError: a rank has others than rank 0.
+    """
+    if not is_distributed():
+        return
+    ranks = gather_from_ranks((socket.gethostname(), _some_of(model)))
+    first_host, first = ranks[0]
+    for rank, (host, values) in enumerate(ranks):
+        # Another processor may round what it draws otherwise.
+        differing = [
+            name
+            for name, value in values.items()
+            if not math.isclose(value, first.get(name, math.nan), rel_tol=1e-3, abs_tol=1e-6)
+        ]
+        if differing:
+            raise SettingError(
+                f"model.py: make_model gives {differing[0]} other values on {host} (rank {rank}) "
+                f"than on {first_host} (rank 0); draw weights from the global generators of torch, "
+                "numpy or random, and load them from the same files"
+            )
+
+
+def _some_of(model: nn.Module) -> dict[str, float]:
+    """Return one value of each parameter; the first may be of a padding index."""
+    plain = {name: p for name, p in model.named_parameters() if type(p) is nn.Parameter}
+    values = {name: p.flatten()[p.numel() // 2].item() for name, p in plain.items() if p.numel()}
+    return {name: abs(v) if isinstance(v, complex) else v for name, v in values.items()}
 
 
 def _has_path(value: Any) -> bool:

@@ -9,6 +9,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from filelock import FileLock
+from torch import nn
 
 from ..checkpoint.atomic import write_atomically
 from ..checkpoint.data_info import DATA_FILE, check_same_data, save_data_info
@@ -29,7 +30,7 @@ from ..distributed.peers import PEERS
 from ..settings.config_file import CONFIG_FILE, as_yaml
 from ..settings.errors import RunError, SettingError
 from ..settings.run_config import START_FOLDER, RunConfig
-from .agreement import check_agreement
+from .agreement import check_agreement, check_weights
 from .environment import ENVIRONMENT_FILE, describe_machine, write_environment
 from .metrics_file import METRICS_FILE, truncate_metrics
 from .run_dir import LOCK_FILE, check_run_dir, lock_run_dir, next_free
@@ -83,18 +84,22 @@ class RunFolder(AbstractContextManager["RunFolder"]):
         """The checkpoint that the run resumes from, None in a new run."""
         return checkpoint_folder(self.path, self.start.step) if self.start.step else None
 
-    def broadcast_start(self, num_train_samples: int, info: dict[str, Any]) -> Progress:
+    def broadcast_start(
+        self, num_train_samples: int, info: dict[str, Any], model: nn.Module
+    ) -> Progress:
         """Return the progress that the run starts from, on every rank; all ranks call it.
 
         Args:
             num_train_samples: Size of the training set.
             info: What the model knows of the data, saved with the run.
+            model: The new model, of which ranks compare some weights.
 
         Raises:
             SettingError: the checkpoint is of other data, or a rank has other settings, code,
-                versions or data than rank 0.
+                versions, data or weights than rank 0.
         """
         check_agreement(self._config, info, num_train_samples)
+        check_weights(model)
         self.path, self.start = broadcast_from_rank_0((self.path, self.start))
         self.check_data(num_train_samples, info)
         self.info = info
