@@ -103,6 +103,7 @@ def test_a_description_is_what_json_gives_back(tmp_path: Path) -> None:
     ("described", "reason"),
     [
         ([1], "returned a value as a list which"),
+        ({0: "cat"}, "returned a value as a dict whose keys are no texts, which"),
         ({"names": {0: "cat"}}, "returned 'names' as a dict whose keys are no texts, which"),
         ({"a": [{"b": {1}}]}, r"returned 'a'\[0\]\['b'\] as a set which JSON cannot hold"),
     ],

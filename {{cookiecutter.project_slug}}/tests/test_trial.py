@@ -217,15 +217,18 @@ def test_a_score_that_fails_for_one_sample_is_found() -> None:
 class Caching(nn.Module):
     """Registers a mask in its first forward pass, a longer one later."""
 
-    def __init__(self, is_saved: bool, num_rows: int = 0) -> None:
+    def __init__(self, is_saved: bool, num_rows: int | None = 0) -> None:
         super().__init__()
         self.layer, self.is_saved = nn.Linear(NUM_FEATURES, 10), is_saved
         self.mask: Tensor
-        if num_rows:
+        if num_rows is None:
+            self.register_buffer("mask", None, is_saved)
+        elif num_rows:
             self.register_buffer("mask", torch.ones(num_rows, 1))
 
     def forward(self, inputs: Tensor) -> Tensor:
-        if len(getattr(self, "mask", ())) < len(inputs):
+        mask = getattr(self, "mask", None)
+        if mask is None or len(mask) < len(inputs):
             self.register_buffer("mask", torch.ones(len(inputs), 1), self.is_saved)
         logits: Tensor = self.layer(inputs) * self.mask[: len(inputs)]
         return logits
@@ -235,6 +238,9 @@ def test_a_model_may_register_buffers_in_its_forward_pass() -> None:
     network = Caching(is_saved=False)
     assert trial_of(network=network).changed_buffers == []
     assert not list(network.buffers())
+    empty = Caching(is_saved=False, num_rows=None)
+    assert trial_of(network=empty).changed_buffers == []
+    assert empty.mask is None
     grown = Caching(is_saved=True, num_rows=2)
     assert trial_of(network=grown).changed_buffers == ["mask"]
     assert grown.mask.shape == (2, 1)
@@ -304,9 +310,13 @@ def test_only_calls_of_the_model_pass_because_ddp_knows_no_others() -> None:
     def by_method(network: Any, batch: Any) -> dict[str, Tensor]:
         return {"loss": network.score(batch)}
 
-    with pytest.raises(SettingError, match=r"no 'head' where DDP wraps it, only a call; let its"):
+    with pytest.raises(
+        SettingError, match=r"under DDP the model can only be called, and has no 'head';"
+    ):
         trial_of(by_attribute)
-    with pytest.raises(SettingError, match=r"score failed: .* no 'score' where DDP wraps it"):
+    with pytest.raises(
+        SettingError, match=r"score failed: .* can only be called, and has no 'score'"
+    ):
         try_out_scores(
             load("validation"), None, make(), by_method, model.summarize, ("loss", "lowest")
         )

@@ -30,7 +30,7 @@ def as_json(info: Any) -> dict[str, Any]:
     Raises:
         SettingError: it is no dictionary, or JSON cannot hold it.
     """
-    if not isinstance(info, Mapping):
+    if not isinstance(info, Mapping) or not all(isinstance(name, str) for name in info):
         raise _not_json("a value", info)
     return {name: _plain(f"{name!r}", value) for name, value in info.items()}
 

@@ -52,17 +52,17 @@ def _sums_of_frozen(model: nn.Module) -> dict[str, Tensor]:
 def differing_buffers(model: nn.Module) -> list[str]:
     """Return the names of buffers that differ between ranks; all ranks call it."""
     # Not by element: a buffer may have another shape on another rank, such as a mask that grows.
-    ranks = gather_from_ranks({n: _digest(b) for n, b in buffers_of_others(model).items()})
+    ranks = gather_from_ranks(_digests(model))
     names = {name: None for rank in ranks for name in rank}
     return [name for name in names if any(rank.get(name) != ranks[0].get(name) for rank in ranks)]
 
 
 def _digest(tensor: Tensor) -> str:
-    """Return a digest of shape and values; of a subclass, such as quantized numbers, none."""
+    """Return a digest of type, shape and values; of a subclass, such as quantized numbers, none."""
     if type(tensor) not in (Tensor, nn.Buffer) or tensor.layout != torch.strided:
         return ""
     content = tensor.detach().cpu().flatten().view(torch.uint8).numpy().tobytes()
-    return f"{tuple(tensor.shape)} {blake2b(content, digest_size=8).hexdigest()}"
+    return f"{tensor.dtype} {tuple(tensor.shape)} {blake2b(content, digest_size=8).hexdigest()}"
 
 
 @contextmanager
@@ -71,25 +71,25 @@ def buffers_restored(model: nn.Module) -> Iterator[list[str]]:
 
     The list then has the names of those that were changed, but for BatchNorm's.
     """
-    before = {name: (buffer, buffer.clone()) for name, buffer in _all_buffers(model).items()}
+    before = [(module, dict(module._buffers)) for module in model.modules()]
+    values = {id(buffer): buffer.clone() for buffer in model.buffers()}
+    digests = _digests(model)
     changed: list[str] = []
     yield changed
-    others = buffers_of_others(model)
-    for name, buffer in _all_buffers(model).items():
-        path, _, leaf = name.rpartition(".")
-        if name not in before:
-            delattr(model.get_submodule(path), leaf)
-            continue
-        original, values = before[name]
-        if name in others and not torch.equal(buffer, values):
-            changed.append(name)
-        if buffer is not original:
-            setattr(model.get_submodule(path), leaf, original)
-        original.copy_(values)
+    now = _digests(model)
+    changed += [name for name, digest in digests.items() if now.get(name) != digest]
+    for module, buffers in before:
+        for name in module._buffers.keys() - buffers.keys():
+            delattr(module, name)
+        for name, buffer in buffers.items():
+            if module._buffers.get(name) is not buffer:
+                setattr(module, name, buffer)
+            if buffer is not None:
+                buffer.copy_(values[id(buffer)])
 
 
-def _all_buffers(model: nn.Module) -> dict[str, Tensor]:
-    return dict(model.named_buffers(remove_duplicate=False))
+def _digests(model: nn.Module) -> dict[str, str]:
+    return {name: _digest(buffer) for name, buffer in buffers_of_others(model).items()}
 
 
 def buffers_of_others(model: nn.Module) -> dict[str, Tensor]:

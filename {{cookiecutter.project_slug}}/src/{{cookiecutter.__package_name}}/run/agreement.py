@@ -119,7 +119,12 @@ def _some_of(model: nn.Module) -> dict[str, float]:
 
 def _has_path(value: Any) -> bool:
     found: list[Any] = []
-    map_values(found.append, value)
+
+    def note(item: Any) -> Any:
+        found.append(item)
+        return item
+
+    map_values(note, value)
     return any(isinstance(item, Path) for item in found)
 
 

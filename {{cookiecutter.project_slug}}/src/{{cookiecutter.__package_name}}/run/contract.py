@@ -33,8 +33,8 @@ class CalledOnly(nn.Module):
             return super().__getattr__(name)
         except AttributeError:
             raise AttributeError(
-                f"the model has no {name!r} where DDP wraps it, only a call; let its forward "
-                "return what needs that, or compute the loss"
+                f"under DDP the model can only be called, and has no {name!r}; let its forward "
+                "compute what needs it"
             ) from None
 
 
