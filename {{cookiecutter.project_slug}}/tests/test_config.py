@@ -200,6 +200,8 @@ class OwnConfig(TrainConfig):
     folders: dict[str, Path] = field(default_factory=dict)
     classes: set[int] = field(default_factory=set)
     prompt: str = "-"
+    crop: tuple[int, int] | None = None
+    is_shuffled: bool = field(default_factory=lambda: False)
     pairs: list[tuple[int, float]] = field(default_factory=list)
     sizes: tuple[int, ...] = (16, 32)
     names: list[str] = field(default_factory=list)
@@ -215,6 +217,8 @@ class OwnConfig(TrainConfig):
         ["--sizes", "--names"],
         ["--size", "LARGE", "--weights", "a", "0.5", "b", "2", "--classes", "3", "1"],
         ["--augmentation.no-is-flipped", "--augmentation.masks", "a", "b", "--prompt=--x y"],
+        ["--verbose", "False", "--is-shuffled", "--crop", "3", "4"],
+        ["--verbose", "True", "--crop", "None"],
         ["--augmentation.scale", "0", "--augmentation.sizes", "a", "1", "--folders", "x", "data"],
     ],
 )

@@ -4,7 +4,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
-from typing import Any, TypeVar, get_type_hints
+from typing import Any, TypeVar, get_args, get_type_hints
 
 import yaml
 
@@ -59,27 +59,30 @@ def load_config(
 
 def _parsed(settings: type[Config], values: Mapping[str, Any]) -> Config:
     """Return settings from plain values, by the parser of the command line and with its checks."""
-    flags = [text for name, value in values.items() for text in _flags_of(settings, name, value)]
-    return parse_command_line(settings, flags)
+    return parse_command_line(settings, _flags(settings, values))
 
 
-def _flags_of(settings: Any, name: str, value: Any, outer: str = "") -> list[str]:
-    """Return the flags that set a field of a dataclass, which may be nested in another."""
-    flag, hyphened = f"--{outer}{name.replace('_', '-')}", name.replace("_", "-")
-    # A default made by a factory is no attribute of the class.
-    default = getattr(settings, name, None)
-    if isinstance(default, bool) and isinstance(value, bool):
-        return [flag if value else f"--{outer}no-{hyphened}"]
-    if isinstance(value, dict):
-        kind = get_type_hints(settings).get(name)
-        if is_dataclass(kind):
-            inner = f"{outer}{hyphened}."
-            return [text for key in value for text in _flags_of(kind, key, value[key], inner)]
-        return [flag, *(str(item) for pair in value.items() for item in pair)]
-    if isinstance(value, list):
-        return [flag, *map(str, value)]
-    # YAML reads `no`, a value of mixed_precision, as false. The sign: a text may begin with a dash.
-    return [f"{flag}={'no' if value is False else value}"]
+def _flags(settings: type, values: Mapping[str, Any], outer: str = "") -> list[str]:
+    """Return the flags that set fields of a dataclass, which may be nested in another."""
+    kinds = get_type_hints(settings)
+    flags = []
+    for name, value in values.items():
+        flag, kind = outer + name.replace("_", "-"), kinds.get(name)
+        if isinstance(value, dict) and is_dataclass(kind):
+            assert isinstance(kind, type)
+            flags += _flags(kind, value, f"{flag}.")
+        elif isinstance(value, dict):
+            flags += [f"--{flag}", *(str(item) for pair in value.items() for item in pair)]
+        elif isinstance(value, list):
+            flags += [f"--{flag}", *map(str, value)]
+        elif kind is bool and isinstance(value, bool):
+            flags.append(f"--{flag}" if value else f"--{outer}no-{flag.removeprefix(outer)}")
+        else:
+            # YAML reads `no`, a value of mixed_precision, as false.
+            is_no = value is False and bool not in get_args(kind)
+            # The sign: a text may begin with a dash.
+            flags.append(f"--{flag}={'no' if is_no else value}")
+    return flags
 
 
 def check_readable(config: RunConfig) -> None:
