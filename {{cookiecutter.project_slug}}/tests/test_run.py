@@ -350,6 +350,7 @@ def test_what_forward_passes_change_is_named(
         assert mine.keys() == {"other.same", "other.flags", "other.count", "other.mask"}
         return [mine, {name: mine[name] for name in ("other.same", "other.flags")}]
 
+    monkeypatch.setattr(buffers, "is_distributed", lambda: True)
     monkeypatch.setattr(buffers, "gather_from_ranks", gather)
     teacher = torch.nn.Linear(3, 3).requires_grad_(False)
     model["teacher"] = teacher

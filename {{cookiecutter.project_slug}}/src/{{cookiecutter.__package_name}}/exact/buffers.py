@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from ..distributed.collectives import gather_from_ranks
+from ..distributed.collectives import gather_from_ranks, is_distributed
 from ..distributed.devices import Devices
 from ..distributed.shards import local_part
 
@@ -51,6 +51,8 @@ def _sums_of_frozen(model: nn.Module) -> dict[str, Tensor]:
 
 def differing_buffers(model: nn.Module) -> list[str]:
     """Return the names of buffers that differ between ranks; all ranks call it."""
+    if not is_distributed():
+        return []
     # Not by element: a buffer may have another shape on another rank, such as a mask that grows.
     ranks = gather_from_ranks(_digests(model))
     names = {name: None for rank in ranks for name in rank}
