@@ -12,7 +12,7 @@ from .checkpoint.data_info import as_json, changed_names, load_data_info
 from .config import TrainConfig
 from .data import Split, collate, describe, load_split, prepare
 from .distributed.accelerator import make_accelerator
-from .distributed.devices import Devices, find_devices
+from .distributed.devices import find_devices
 from .distributed.failures import failing_together, lost_peers_named
 from .distributed.peers import PEERS
 from .distributed.process_group import leave_process_group
@@ -22,7 +22,7 @@ from .model import make_model, score, summarize
 from .run.agreement import check_agreement, check_weights
 from .run.samples import check_samples
 from .run.start import prepare_once
-from .run.tables import print_table, shown
+from .run.tables import print_table, result_rows
 from .run.trained import TrainedRun
 from .settings.command_line import parse_command_line
 from .settings.errors import SettingError, check_printed, errors_in_one_line
@@ -84,20 +84,11 @@ def evaluate_run(settings: EvaluateConfig) -> Evaluation:
 
     evaluation = evaluate(model, loader, score, summarize)
     if devices.is_main_process:
-        _print_results(evaluation, settings, devices)
+        rows = result_rows(settings.split.capitalize(), evaluation.results, len(dataset))
+        processes = f"{devices.world_size} ({devices.strategy}, {devices.device.type})"
+        rows |= {"Processes": processes, "Weights": f"{settings.weights_folder}/"}
+        print_table("Result", rows)
     return evaluation
-
-
-def _print_results(evaluation: Evaluation, settings: EvaluateConfig, devices: Devices) -> None:
-    split = settings.split.capitalize()
-    rows = {
-        f"{split} {name}".replace("_", " "): shown(value)
-        for name, value in evaluation.results.items()
-    }
-    rows[f"{split} samples"] = f"{evaluation.num_samples}"
-    processes = f"{devices.world_size} ({devices.strategy}, {devices.device.type})"
-    rows |= {"Processes": processes, "Weights": f"{settings.weights_folder}/"}
-    print_table("Result", rows)
 
 
 def main() -> None:

@@ -16,7 +16,7 @@ from ..checkpoint.weights import WEIGHTS_FILE, save_weights
 from ..settings.errors import in_one_line
 from .folder import PICTURES_FOLDER, SUMMARY_FILE, RunFolder
 from .metrics_file import read_metrics
-from .tables import print_table, shown
+from .tables import print_table, result_rows
 
 CURVES_FILE = "curves.png"
 DrawPictures = Callable[[Path, Any, Evaluation, dict[str, Any]], None]
@@ -115,11 +115,7 @@ def print_results(folder: RunFolder, summary: Mapping[str, Any], test: Evaluatio
     print_table(
         "Result",
         {
-            **{
-                f"Test {name}".replace("_", " "): shown(value)
-                for name, value in test.results.items()
-            },
-            "Test samples": f"{test.num_samples}",
+            **result_rows("Test", test.results, test.num_samples),
             "Training": training,
             "Run folder": f"{folder.path}/",
             "Pictures": ", ".join(pictures),

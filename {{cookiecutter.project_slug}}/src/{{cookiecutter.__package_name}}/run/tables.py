@@ -14,6 +14,12 @@ def shown(value: float) -> str:
     return f"{value:.4f}" if abs(value) < 1e5 else f"{value:.5g}"
 
 
+def result_rows(split: str, results: Mapping[str, float], num_samples: int) -> dict[str, str]:
+    """Return the rows of a split's results, and of the number of its samples."""
+    rows = {f"{split} {name}".replace("_", " "): shown(value) for name, value in results.items()}
+    return {**rows, f"{split} samples": f"{num_samples}"}
+
+
 def print_table(title: str, rows: Mapping[str, str]) -> None:
     """Print names and values under a title."""
     table = Table(show_header=False, box=None, pad_edge=False)
