@@ -38,12 +38,13 @@ def draw_curves(metrics: Sequence[Mapping[str, Any]], file: Path) -> None:
     panels = ["loss", *names, "learning_rate"]
     num_columns = min(len(panels), MOST_COLUMNS)
     num_rows = math.ceil(len(panels) / num_columns)
+    last_step = max((line["step"] for line in metrics), default=1)
     with rc_context(STYLE):
         figure = Figure(figsize=(13 / 3 * num_columns, 4 * num_rows), layout="constrained")
         for position, name in enumerate(panels, start=1):
             axes = figure.add_subplot(num_rows, num_columns, position)
             _draw_metric(axes, metrics, name)
-            axes.set_xlim(0, 1.05 * max((line["step"] for line in metrics), default=1))
+            axes.set_xlim(0, 1.05 * last_step)
         figure.savefig(file)
 
 
