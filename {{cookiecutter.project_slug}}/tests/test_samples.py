@@ -72,6 +72,21 @@ def test_samples_in_batches_of_any_class_are_compared() -> None:
     assert norms[0][0] == pytest.approx(float(expected))
 
 
+@dataclass
+class Checked:
+    inputs: Tensor
+
+    def __post_init__(self) -> None:
+        assert self.inputs.shape == (1, 3)
+
+
+def test_a_batch_is_read_and_not_rebuilt() -> None:
+    """The checks of its own class would see other values."""
+    assert norms_of("test", [torch.ones(3)], lambda samples: Checked(torch.stack(samples))) == [
+        pytest.approx(3**0.5)
+    ]
+
+
 def test_tensors_of_any_layout_are_compared() -> None:
     dense = torch.eye(3)
     layouts = [

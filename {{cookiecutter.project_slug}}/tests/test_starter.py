@@ -25,10 +25,7 @@ from my_run.batches.loaders import MicroBatchReader
 from my_run.batches.plan import make_plan
 from my_run.batches.sampling import MicroBatch
 from my_run.batches.seeds import seed_all, seed_torch
-from my_run.batches.structure import (
-    map_leaves,
-    taken_apart,
-)
+from my_run.batches.structure import taken_apart
 from my_run.checkpoint.data_info import as_json
 from my_run.checkpoint.store import saved_steps
 from my_run.config import TrainConfig
@@ -62,6 +59,7 @@ from my_run.run.trial import (
 )
 from my_run.run.users_code import read_batch
 from my_run.settings.config_file import parse_config
+from my_run.settings.values import map_leaves
 
 from .launching import SOURCES, launch, read_metrics, read_summary
 

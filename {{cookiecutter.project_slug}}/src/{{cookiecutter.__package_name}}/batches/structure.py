@@ -2,13 +2,13 @@
 
 import io
 import pickle
-from collections.abc import Callable, Mapping
-from dataclasses import fields, is_dataclass, replace
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
+
+from ..settings.values import map_leaves
 
 
 def to_device(batch: Any, device: torch.device) -> Any:
@@ -42,26 +42,6 @@ def concatenate(batches: list[Any]) -> Any:
             raise ValueError(str(error)) from error
 
     return map_leaves(join, *batches)
-
-
-def map_leaves(function: Callable[..., Any], *batches: Any) -> Any:
-    """Apply `function` to what is at the same place in batches of one structure."""
-    first = batches[0]
-    if hasattr(first, "to"):  # A tensor, or one that knows better, such as a PackedSequence.
-        return function(*batches)
-    if isinstance(first, Mapping):
-        return {key: map_leaves(function, *(batch[key] for batch in batches)) for key in first}
-    if isinstance(first, tuple | list):
-        parts = [map_leaves(function, *parts) for parts in zip(*batches, strict=True)]
-        return type(first)(*parts) if hasattr(first, "_fields") else type(first)(parts)
-    if is_dataclass(first) and not isinstance(first, type):
-        values = {
-            field.name: map_leaves(function, *(getattr(batch, field.name) for batch in batches))
-            for field in fields(first)
-            if field.init
-        }
-        return replace(first, **values)
-    return function(*batches)
 
 
 def taken_apart(value: Any) -> tuple[bytes, list[Tensor]]:

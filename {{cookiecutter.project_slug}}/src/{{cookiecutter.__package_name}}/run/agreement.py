@@ -16,7 +16,7 @@ from ..checkpoint.data_info import SAME_SAMPLES, SAMPLES, changed_splits
 from ..distributed.collectives import gather_from_ranks, is_distributed
 from ..settings.errors import SettingError
 from ..settings.run_config import RunConfig
-from ..settings.values import map_values
+from ..settings.values import leaves_of
 
 # Which do not change what a rank computes.
 MAY_DIFFER = ("num_workers", "tracker")
@@ -118,14 +118,7 @@ def _some_of(model: nn.Module) -> dict[str, float]:
 
 
 def _has_path(value: Any) -> bool:
-    found: list[Any] = []
-
-    def note(item: Any) -> Any:
-        found.append(item)
-        return item
-
-    map_values(note, value)
-    return any(isinstance(item, Path) for item in found)
+    return any(isinstance(leaf, Path) for leaf in leaves_of(value))
 
 
 def _digest_of_code() -> str:

@@ -7,10 +7,11 @@ from typing import Any
 import torch
 
 from ..batches.loaders import Collate, MapDataset
-from ..batches.structure import map_leaves, taken_apart
+from ..batches.structure import taken_apart
 from ..checkpoint.data_info import SAME_SAMPLES, SAMPLES, changed_splits
 from ..settings.errors import SettingError
 from ..settings.run_config import RunConfig
+from ..settings.values import leaves_of
 from .contract import check_set
 from .users_code import read_batch
 
@@ -95,15 +96,12 @@ def norms_of(
 def _numbers(dataset: MapDataset, collate: Collate, index: int) -> torch.Tensor:
     """Return all numbers of one sample, float64; not texts: paths may differ, as machines may."""
     found = [torch.zeros(0, dtype=torch.float64)]
-
-    def add(leaf: Any) -> None:
+    for leaf in leaves_of(read_batch(dataset, collate, [index])):
         if isinstance(leaf, int | float):
             found.append(torch.tensor([leaf], dtype=torch.float64))
-            return
+            continue
         _, tensors = taken_apart(leaf)
         found.extend(map(_flat, tensors))
-
-    map_leaves(add, read_batch(dataset, collate, [index]))
     # NaN is not equal to itself, and an infinite norm would tell nothing.
     return torch.cat(found).nan_to_num(nan=math.pi, posinf=math.e, neginf=-math.e)
 

@@ -11,7 +11,7 @@ from annotated_types import Ge, Lt
 from .batch_sizes import gradient_accumulation_steps
 from .bounds import check_bounds
 from .errors import SettingError
-from .values import as_plain, map_values
+from .values import as_plain, map_leaves
 
 Placement = Literal["auto", "cpu", "single", "data_parallel", "ddp", "fsdp2"]
 Precision = Literal["no", "bf16", "fp16"]
@@ -122,7 +122,7 @@ class RunConfig:
     def __post_init__(self) -> None:
         for field in fields(self):
             # Relative to where the command is typed; a resumed run may start elsewhere.
-            value = map_values(partial(_checked, field.name), getattr(self, field.name))
+            value = map_leaves(partial(_checked, field.name), getattr(self, field.name))
             object.__setattr__(self, field.name, value)
         check_bounds(self)
         if self.resume != "never" and self.run_dir is None:

@@ -1,4 +1,4 @@
-"""Values of settings, which may be nested: lists, sets, dictionaries and dataclasses of values."""
+"""Nested values, of settings and of batches: in lists, sets, dictionaries and dataclasses."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import fields, is_dataclass, replace
@@ -7,22 +7,38 @@ from pathlib import Path
 from typing import Any
 
 
-def map_values(function: Callable[[Any], Any], value: Any) -> Any:
-    """Return a value of the same structure, with `function` applied to each innermost value."""
-    if is_nested(value):
-        changed = {name: map_values(function, inner) for name, inner in fields_of(value).items()}
-        return replace(value, **changed)
-    if isinstance(value, Mapping):
-        return {key: map_values(function, inner) for key, inner in value.items()}
-    if isinstance(value, tuple | list | set | frozenset):
-        inner_values = [map_values(function, inner) for inner in value]
-        is_named = hasattr(value, "_fields")
-        return type(value)(*inner_values) if is_named else type(value)(inner_values)
-    return function(value)
+def map_leaves(function: Callable[..., Any], *values: Any) -> Any:
+    """Apply `function` to what is at the same place in values of one structure."""
+    first = values[0]
+    if callable(getattr(first, "to", None)):
+        # A tensor, or a container that knows better, such as a PackedSequence.
+        return function(*values)
+    if is_nested(first):
+        names = fields_of(first)
+        parts = {n: map_leaves(function, *(getattr(value, n) for value in values)) for n in names}
+        return replace(first, **parts)
+    if isinstance(first, Mapping):
+        return {key: map_leaves(function, *(value[key] for value in values)) for key in first}
+    if isinstance(first, tuple | list | set | frozenset):
+        items = [map_leaves(function, *some) for some in zip(*values, strict=True)]
+        return type(first)(*items) if hasattr(first, "_fields") else type(first)(items)
+    return function(*values)
+
+
+def leaves_of(value: Any) -> list[Any]:
+    """Return the innermost values, in their order."""
+    found: list[Any] = []
+
+    def note(leaf: Any) -> Any:
+        found.append(leaf)
+        return leaf
+
+    map_leaves(note, value)
+    return found
 
 
 def as_plain(value: Any) -> Any:
-    """Return a value as YAML and JSON can hold it, and as flags give it."""
+    """Return a setting as YAML and JSON can hold it, and as flags give it."""
     if is_nested(value):
         return {name: as_plain(inner) for name, inner in fields_of(value).items()}
     if isinstance(value, Mapping):
@@ -37,7 +53,7 @@ def as_plain(value: Any) -> Any:
 
 
 def is_nested(value: Any) -> bool:
-    """Return whether a value is a dataclass: settings within a setting."""
+    """Return whether a value is a dataclass."""
     return is_dataclass(value) and not isinstance(value, type)
 
 
