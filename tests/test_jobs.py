@@ -78,7 +78,9 @@ DATA_OF: dict[str, Callable[[Path], list[object]]] = {
 }
 # What FSDP2 says of jobs that it cannot train, or not to the same bits.
 REFUSED_BY_FSDP2 = {
+    "derivatives": "needs weights after FSDP2 has freed them",
     "muon": "a step of Combined takes whole parameters",
+    "pixels": "FSDP does not support non-contiguous parameters",
     "sometimes_used": "FSDP2 needs that of every parameter",
 }
 # Starters as they are, with data of one's own, and the jobs that replace files.
@@ -99,7 +101,7 @@ def make_job(name: str, folder: Path) -> tuple[Path, list[object]]:
     return project, DATA_OF[name](folder / "data") if name in DATA_OF else []
 
 
-@pytest.mark.parametrize("name", ["image_folder", "padded_text", "sometimes_used"])
+@pytest.mark.parametrize("name", ["image_folder", "padded_text", "pixels", "sometimes_used"])
 def test_a_job_keeps_its_bits_through_processes_strategies_and_stops(
     name: str, tmp_path: Path
 ) -> None:

@@ -99,7 +99,8 @@ FILES = """
     src/my_run/exact/__init__.py
     src/my_run/exact/average.py
     src/my_run/exact/batch_norm.py
-    src/my_run/exact/buffers.py
+    src/my_run/exact/own_state.py
+    src/my_run/exact/ddp.py
     src/my_run/exact/fsdp2.py
     src/my_run/exact/gradients.py
     src/my_run/exact/kernels.py
@@ -124,6 +125,7 @@ FILES = """
     src/my_run/run/folder.py
     src/my_run/run/log.py
     src/my_run/run/metrics_file.py
+    src/my_run/run/model_checks.py
     src/my_run/run/optimizer_trial.py
     src/my_run/run/passes.py
     src/my_run/run/peak_flops.py

@@ -157,8 +157,8 @@ def test_the_plan_says_what_is_unusual_in_the_model() -> None:
     rows = plan_rows(plan, Progress(), model, Trial(["bias"], ["mask"], 1, 0.0, None, ("head",)))
     assert rows["Frozen"] == "weight" and rows["No gradient"].startswith("bias; skipped in steps")
     assert rows["Training mode"].startswith("head, which make_model left in evaluation mode; ")
-    assert rows["Buffers"] == "mask; changed by forward passes: differ by placement"
-    assert rows["Exact"].endswith("these versions; but for those buffers")
+    assert rows["State"] == "mask; changed by forward passes: differs by placement"
+    assert rows["Exact"].endswith("these versions; but for that state")
     assert rows_of(plan)["Exact"].endswith("these versions")
 
 

@@ -1,10 +1,14 @@
 import itertools
 import os
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from my_run.batches.plan import make_plan
 from my_run.distributed.devices import find_devices
@@ -102,6 +106,61 @@ def test_a_parameter_may_take_part_in_some_passes_or_none(is_used_in: set[int]) 
         assert sometimes_sum is None or torch.equal(sometimes_sum, expected)
     used = [[gradient is not None for _, gradient in gradients] for gradients in steps.values()]
     assert used == [[bool(is_used_in), False]] * 2
+
+
+class Products(nn.Module):
+    """Two parameters of one kind, multiplied by factors, which are others in each pass."""
+
+    def __init__(self, values: Tensor) -> None:
+        super().__init__()
+        self.first = nn.Parameter(values)
+        self.second = nn.Parameter(values)
+
+    def forward(self, factors: Tensor) -> Tensor:
+        products = (self.first + self.second.conj()) * factors
+        return torch.view_as_real(products.to(torch.cfloat)).sum()
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        torch.ones(4, 3, 2, 2).to(memory_format=torch.channels_last),
+        torch.ones(4, 3, dtype=torch.cfloat),
+        torch.ones(4, 3, dtype=torch.cfloat).T,
+        torch.ones(3, 5).T,
+        torch.ones(4, 6)[:, ::2],
+        torch.ones(()),
+    ],
+    ids=["channels_last", "complex", "complex_transposed", "transposed", "with_gaps", "scalar"],
+)
+def test_ddp_sums_gradients_of_any_layout(values: Tensor, tmp_path: Path) -> None:
+    config = TrainConfig(global_batch_size=32, micro_batch_size=8, placement="single")
+    devices = replace(find_devices(config, "single"), exact=True)
+    plan = make_plan(config, devices, num_train_samples=100)
+    generator = torch.Generator().manual_seed(0)
+    factors = [torch.randn(values.shape, generator=generator) for _ in plan.passes]
+
+    def gradients_of(model: nn.Module) -> list[Tensor | None]:
+        gradient_sum = GradientSum(model, plan)
+        for k in plan.passes:
+            syncing: AbstractContextManager[None] = nullcontext()
+            if isinstance(model, DistributedDataParallel) and k != plan.passes[-1]:
+                syncing = model.no_sync()
+            with syncing:
+                torch.autograd.backward(model(factors[k]))
+            gradient_sum.collect()
+        return [parameter.grad for parameter in model.parameters()]
+
+    dist.init_process_group("gloo", f"file://{tmp_path}/store", rank=0, world_size=1)
+    try:
+        parallel = gradients_of(DistributedDataParallel(Products(values)))
+    finally:
+        dist.destroy_process_group()
+    total = torch.stack(factors).sum(dim=0)
+    for one, other in zip(parallel, gradients_of(Products(values)), strict=True):
+        assert one is not None and other is not None
+        assert torch.equal(one, other)
+        torch.testing.assert_close(one.real, total)
 
 
 @pytest.mark.parametrize(

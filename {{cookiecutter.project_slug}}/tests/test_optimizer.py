@@ -315,7 +315,7 @@ from torch.distributed.tensor import distribute_tensor
 from my_run.distributed.process_group import (
     leave_process_group,
 )
-from my_run.settings.errors import step_on_shards
+from my_run.settings.errors import refused_by_fsdp2
 from TESTS.test_optimizer import *
 
 dist.init_process_group("gloo")
@@ -342,7 +342,7 @@ def compare(name, arguments, folder):
         for number in (1, 2):
             step_on_both(model, optimizer, whole, of_whole, number)
     except RuntimeError as error:
-        return step_on_shards(error)
+        return refused_by_fsdp2(error)
     saved = state.tensors()
     if rank == 0:
         (folder / "checkpoints").mkdir(parents=True)

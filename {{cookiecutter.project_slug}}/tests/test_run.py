@@ -5,6 +5,7 @@ import os
 import subprocess
 import time
 import traceback
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from my_run.checkpoint.progress import Progress
 from my_run.checkpoint.state import TrainingState
 from my_run.distributed.devices import find_devices
 from my_run.distributed.finite import FiniteCheck
-from my_run.exact import buffers
+from my_run.exact import own_state
 from my_run.run import speed
 from my_run.run.environment import (
     MAX_DIFF_CHARACTERS,
@@ -350,11 +351,11 @@ def test_what_forward_passes_change_is_named(
         assert mine.keys() == {"other.same", "other.flags", "other.count", "other.mask"}
         return [mine, {name: mine[name] for name in ("other.same", "other.flags")}]
 
-    monkeypatch.setattr(buffers, "is_distributed", lambda: True)
-    monkeypatch.setattr(buffers, "gather_from_ranks", gather)
+    monkeypatch.setattr(own_state, "is_distributed", lambda: True)
+    monkeypatch.setattr(own_state, "gather_from_ranks", gather)
     teacher = torch.nn.Linear(3, 3).requires_grad_(False)
     model["teacher"] = teacher
-    changes = buffers.OwnChanges(model)
+    changes = own_state.OwnChanges(model)
     changes.warn(plan_of().devices)
     teacher.weight.data.lerp_(torch.ones(3, 3), 0.01)
     changes.warn(plan_of().devices)
@@ -378,3 +379,25 @@ def test_an_operation_without_a_deterministic_kernel_ends_in_one_line(
     assert line.startswith("error: put_ has no deterministic kernel") and "--no-exact" in line
     with pytest.raises(RuntimeError, match="another"), errors_in_one_line():
         raise RuntimeError("another")
+
+
+def fully_shard() -> None:
+    """Fail as FSDP2's function of this name does for scalars and other memory layouts."""
+    raise ValueError("no scalar parameters")
+
+
+def read_freed() -> None:
+    raise RuntimeError("setStorage: sizes [2] are out of bounds for storage of size 0")
+
+
+@pytest.mark.parametrize(
+    ("fail", "reason"),
+    [(fully_shard, "cannot shard this model (ValueError: no scalar"), (read_freed, "has freed")],
+)
+def test_what_fsdp2_cannot_train_is_one_line(
+    fail: Callable[[], None], reason: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit, match="2"), errors_in_one_line():
+        fail()
+    [line] = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: model.py: ") and reason in line and "use DDP" in line

@@ -336,10 +336,10 @@ def assert_same_run(run_dir: Path, expected: Path) -> None:
     assert read_metrics(run_dir) == read_metrics(expected)
 
 
-def skip_if_buffers_change(trial: Trial) -> None:
-    if trial.changed_buffers:
+def skip_if_state_changes(trial: Trial) -> None:
+    if trial.changed_state:
         # The plan says so too.
-        pytest.skip(f"a forward pass changes {trial.changed_buffers}: placements differ")
+        pytest.skip(f"a forward pass changes {trial.changed_state}: placements differ")
 
 
 def test_two_processes_give_the_same_bits_as_one(
@@ -348,7 +348,7 @@ def test_two_processes_give_the_same_bits_as_one(
     summaries = [read_summary(path) for path in (one_process, two_processes)]
     assert [summary["world_size"] for summary in summaries] == [1, 2]
     assert all(summary["exact"] for summary in summaries)
-    skip_if_buffers_change(trial)
+    skip_if_state_changes(trial)
     assert_same_run(two_processes, one_process)
 
 
@@ -361,7 +361,7 @@ def test_a_stopped_run_resumes_on_another_number_of_processes_to_the_same_bits(
     train(stopped, job, 1, "--resume", "must")
     summary = read_summary(stopped)
     assert (summary["world_size"], summary["resumed_from"]) == (1, STOPPED_AT)
-    skip_if_buffers_change(trial)
+    skip_if_state_changes(trial)
     assert_same_run(stopped, one_process)
 
 

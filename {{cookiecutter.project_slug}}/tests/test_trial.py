@@ -112,7 +112,7 @@ def test_a_job_without_mistakes_passes_and_its_model_is_as_before() -> None:
     network = make()
     before = {name: value.clone() for name, value in network.state_dict().items()}
     trial = trial_of(network=network)
-    assert (trial.without_gradient, trial.changed_buffers) == ([], [])
+    assert (trial.without_gradient, trial.changed_state) == ([], [])
     try_out_scores(
         load("validation"), None, network, model.score, model.summarize, model.BEST_RESULT
     )
@@ -236,13 +236,13 @@ class Caching(nn.Module):
 
 def test_a_model_may_register_buffers_in_its_forward_pass() -> None:
     network = Caching(is_saved=False)
-    assert trial_of(network=network).changed_buffers == []
+    assert trial_of(network=network).changed_state == []
     assert not list(network.buffers())
     empty = Caching(is_saved=False, num_rows=None)
-    assert trial_of(network=empty).changed_buffers == []
+    assert trial_of(network=empty).changed_state == []
     assert empty.mask is None
     grown = Caching(is_saved=True, num_rows=2)
-    assert trial_of(network=grown).changed_buffers == ["mask"]
+    assert trial_of(network=grown).changed_state == ["mask"]
     assert grown.mask.shape == (2, 1)
     with pytest.raises(
         SettingError, match=r"registers mask, which a new model .* persistent=False"
@@ -348,6 +348,30 @@ def test_modules_that_training_takes_out_of_evaluation_mode_are_named() -> None:
     assert trial_of(network=network).were_evaluating == () and network.backbone.training
 
 
+def test_a_loss_may_have_gradients_in_it() -> None:
+    def penalized(network: nn.Module, batch: Any) -> tuple[Tensor, int]:
+        inputs = batch[0].requires_grad_()
+        logits = network(inputs)
+        [slope] = torch.autograd.grad(logits.sum(), inputs, create_graph=True)
+        return slope.square().sum() + logits.square().sum(), len(inputs)
+
+    assert trial_of(penalized).without_gradient == []
+
+
+def test_a_sparse_gradient_is_refused() -> None:
+    class Sparse(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.table = nn.Embedding(2, 10, sparse=True)
+
+        def forward(self, inputs: Tensor) -> Tensor:
+            logits: Tensor = self.table((inputs[:, 0] > 0).long())
+            return logits
+
+    with pytest.raises(SettingError, match=r"table.weight gets a sparse gradient, which can be"):
+        trial_of(network=Sparse())
+
+
 def test_items_and_flops_of_a_sample_are_counted() -> None:
     trial = trial_of()
     matrices = [p for p in make().parameters() if p.ndim == 2]
@@ -415,7 +439,9 @@ def test_an_operation_without_a_deterministic_kernel_is_named() -> None:
 
 
 class Unusual(nn.Module):
-    """With a parameter that is not used, a frozen one, and a buffer that each pass changes."""
+    """With a parameter that is not used, a frozen one, and state that each pass changes."""
+
+    uses = 0
 
     def __init__(self) -> None:
         super().__init__()
@@ -424,9 +450,16 @@ class Unusual(nn.Module):
         self.norm: nn.Module = nn.BatchNorm1d(NUM_FEATURES)
         self.calls: Tensor
         self.register_buffer("calls", torch.zeros(1))
+        self.temperature, self.random = 1.0, np.random.default_rng(0)
+        self.latest = torch.zeros(1)
+        self.cache: Tensor | None = None
+        self.steps = {"warmup": 2}
 
     def forward(self, inputs: Tensor) -> Tensor:
         self.calls += 1
+        self.uses += 1
+        self.temperature *= 0.9 + 0.1 * self.random.random()
+        self.latest, self.cache, self.shape = inputs.mean(), inputs, inputs.shape
         logits: Tensor = self.flat(self.norm(inputs)) * self.frozen
         return logits
 
@@ -435,10 +468,16 @@ def test_what_is_unusual_in_a_model_is_found() -> None:
     network = Unusual()
     trial = trial_of(network=network)
     assert trial.without_gradient == ["idle.weight", "idle.bias"]
-    assert trial.changed_buffers == ["calls"]
+    assert trial.changed_state == ["calls", "uses", "temperature", "random", "latest"]
+    assert (network.temperature, network.latest, network.cache) == (1.0, torch.zeros(1), None)
+    assert not hasattr(network, "shape")
     assert network.state_dict()["norm.num_batches_tracked"] == network.calls == 0
     with pytest.raises(SettingError, match="norm is a SyncBatchNorm"):
         network.norm = nn.SyncBatchNorm(NUM_FEATURES)
+        trial_of(network=network)
+    compiled: Any = torch.compile(nn.BatchNorm1d(NUM_FEATURES))
+    network.norm = compiled
+    with pytest.raises(SettingError, match=r"norm was made by torch.compile\(\), which renames"):
         trial_of(network=network)
     network.norm = nn.BatchNorm1d(NUM_FEATURES, momentum=None)
     with pytest.raises(SettingError, match="norm is a BatchNorm with momentum None; use a number"):

@@ -53,7 +53,7 @@ def taken_apart(value: Any) -> tuple[bytes, list[Tensor]]:
     pickler = _TensorPickler(rest)
     try:
         pickler.dump(value)
-    except (pickle.PicklingError, TypeError, AttributeError):
+    except Exception:  # Of any kind, where a class has a __reduce__ of its own.
         return b"", []
     return rest.getvalue(), pickler.tensors
 

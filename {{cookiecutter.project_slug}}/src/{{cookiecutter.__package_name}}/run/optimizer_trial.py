@@ -11,7 +11,7 @@ from torch.optim import Optimizer
 
 from ..distributed.devices import Devices
 from ..settings.errors import SettingError
-from .contract import check_parameters
+from .model_checks import check_parameters
 from .users_code import errors_named
 
 Make = Callable[[nn.Module, Any], Optimizer]

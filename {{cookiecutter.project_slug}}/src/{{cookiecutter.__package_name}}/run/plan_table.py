@@ -74,7 +74,7 @@ def plan_rows(plan: Plan, start: Progress, model: nn.Module, trial: Trial) -> di
         "Precision": precision + (", compiled" if config.compile else ""),
         "Model": f"{num_parameters:,} parameters",
         **_without_gradient(model, trial),
-        "Exact": _exact(plan) + "; but for those buffers" * bool(trial.changed_buffers),
+        "Exact": _exact(plan) + "; but for that state" * bool(trial.changed_state),
         "Batch": f"{config.global_batch_size} samples per optimizer step = "
         f"{config.micro_batch_size} per forward pass x {devices.data_parallel_size} "
         f"replica{'s' * (devices.data_parallel_size > 1)} x {accumulation} "
@@ -97,9 +97,7 @@ def _without_gradient(model: nn.Module, trial: Trial) -> dict[str, str]:
             ", which make_model left in evaluation mode; override train() to keep it so",
         ),
         "No gradient": _names(trial.without_gradient, "; skipped in steps that do not use them"),
-        "Buffers": _names(
-            trial.changed_buffers, "; changed by forward passes: differ by placement"
-        ),
+        "State": _names(trial.changed_state, "; changed by forward passes: differs by placement"),
     }
     return {name: text for name, text in rows.items() if text}
 

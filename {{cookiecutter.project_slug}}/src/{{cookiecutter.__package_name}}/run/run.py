@@ -12,7 +12,7 @@ from ..batches.plan import Plan
 from ..checkpoint.checkpoints import Checkpoints
 from ..checkpoint.state import TrainingState
 from ..distributed.finite import FiniteCheck
-from ..exact.buffers import OwnChanges
+from ..exact.own_state import OwnChanges
 from ..settings.errors import RunError, SettingError
 from .folder import RunFolder
 from .log import RunLog

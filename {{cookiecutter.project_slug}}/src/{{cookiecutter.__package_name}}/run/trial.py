@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -14,18 +14,15 @@ from ..batches.evaluation import Score, Summarize, as_numbers, check_rows, check
 from ..batches.loaders import Collate, MapDataset
 from ..batches.sampling import sample_order
 from ..batches.seeds import seed_all
-from ..exact.buffers import buffers_restored
+from ..exact.own_state import own_state, state_restored
 from ..settings.errors import SettingError
 from ..settings.run_config import RunConfig
-from .contract import (
+from .contract import ComputeLoss, check_loss, check_results, check_set, check_sum
+from .model_checks import (
     CalledOnly,
-    ComputeLoss,
+    check_gradients,
     check_layers,
-    check_loss,
     check_names,
-    check_results,
-    check_set,
-    check_sum,
     put_in_training_mode,
 )
 from .passes import part_of_one_pass
@@ -43,8 +40,8 @@ class Trial:
     without_gradient: list[str]
     """Parameters that got no gradient: frozen ones are not among them."""
 
-    changed_buffers: list[str]
-    """Buffers that a forward pass changes, other than those of BatchNorm."""
+    changed_state: list[str]
+    """Buffers and attributes that a forward pass changes, other than those of BatchNorm."""
 
     items_per_sample: int | None
     """Items that the loss of one sample is over; None if their number varies."""
@@ -84,23 +81,23 @@ def try_out(
     seed_all(0)
     # The counter knows no other kernel of attention on a CPU.
     kernel = sdpa_kernel(SDPBackend.MATH)
-    with buffers_restored(model) as changed:
-        with _all_cores(model), FlopCounterMode(display=False) as counter, kernel:
+    counter = FlopCounterMode(display=False)
+    counter.mod_tracker = _NoModules()  # type: ignore[assignment]
+    before = own_state(model)
+    with state_restored(model):
+        with _all_cores(model), counter, kernel:
             result = call_users("compute_loss", compute_loss, called, batch)
             loss, items_per_sample = check_loss(result, len(samples))
             with errors_named("model.py", "the backward pass of compute_loss"):
                 torch.autograd.backward(loss)
         check_names(names, model)
-    trainable = {name: p for name, p in model.named_parameters() if p.requires_grad}
-    without = [name for name, parameter in trainable.items() if parameter.grad is None]
-    if len(without) == len(trainable):
-        raise SettingError(
-            "model.py: compute_loss gives no parameter a gradient; do not detach its result"
-        )
+        after = own_state(model)
+    changed = [name for name, digest in before.items() if after.get(name) != digest]
+    without = check_gradients({n: p for n, p in model.named_parameters() if p.requires_grad})
     flops_per_sample = counter.get_total_flops() / len(samples)
     part = None
     if config.plan_only:
-        with buffers_restored(model):
+        with state_restored(model):
             part = part_of_one_pass(
                 train_set, collate, config, model, compute_loss, flops_per_sample
             )
@@ -109,6 +106,12 @@ def try_out(
         size = _num_tried(model, config.micro_batch_size) // 2 or 1
         check_sum(compute_loss, called, validation_set, collate, size)
     return Trial(without, changed, items_per_sample, flops_per_sample, part, were_evaluating)
+
+
+class _NoModules(nullcontext[None]):
+    """Stands for the counter's module tracker, whose hooks break gradients inside a loss."""
+
+    parents = frozenset({"Global"})
 
 
 def _num_tried(model: nn.Module, most: int) -> int:
@@ -140,7 +143,7 @@ def _all_cores(model: nn.Module) -> Iterator[None]:
 @contextmanager
 def _evaluating(model: nn.Module) -> Iterator[None]:
     model.eval()
-    with torch.no_grad(), buffers_restored(model):
+    with torch.no_grad(), state_restored(model):
         yield
     model.train()
 

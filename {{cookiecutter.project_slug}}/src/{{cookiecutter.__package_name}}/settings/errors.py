@@ -38,17 +38,23 @@ def nondeterministic_operation(error: BaseException) -> str | None:
     )
 
 
-def step_on_shards(error: BaseException) -> str | None:
-    """Return advice if an error is that of an optimizer which FSDP2's parameters do not support."""
-    frames = traceback.walk_tb(error.__traceback__)
-    files = [Path(frame.f_code.co_filename).as_posix() for frame, _ in frames]
+def refused_by_fsdp2(error: BaseException) -> str | None:
+    """Return advice if FSDP2 cannot train the model, or the optimizer not step on its shards."""
+    codes = [frame.f_code for frame, _ in traceback.walk_tb(error.__traceback__)]
+    files = [Path(code.co_filename).as_posix() for code in codes]
     packages = ("/torch/optim/", "/torch/distributed/tensor/")
-    if not all(any(package in file for file in files) for package in packages):
+    if any(code.co_name == "fully_shard" for code in codes):
+        refused = "model.py: FSDP2 cannot shard this model"
+    elif "storage of size 0" in str(error):
+        refused = (
+            "model.py: the loss, such as one with a gradient in it, needs weights after FSDP2 "
+        )
+        refused += "has freed them"
+    elif all(any(package in file for file in files) for package in packages):
+        refused = "optimizer.py: this optimizer cannot step on the sharded parameters of FSDP2"
+    else:
         return None
-    return (
-        "optimizer.py: this optimizer cannot step on the sharded parameters of FSDP2 "
-        f"({in_one_line(error)[:200]}); use another optimizer, or DDP"
-    )
+    return f"{refused} ({in_one_line(error)[:200]}); change it, or use DDP"
 
 
 @contextlib.contextmanager
@@ -64,8 +70,8 @@ def errors_in_one_line() -> Iterator[None]:
     except (SettingError, RunError) as error:
         _print_once(f"error: {error}")
         raise SystemExit(2 if isinstance(error, SettingError) else 1) from error
-    except RuntimeError as error:
-        advice = nondeterministic_operation(error) or step_on_shards(error)
+    except Exception as error:
+        advice = nondeterministic_operation(error) or refused_by_fsdp2(error)
         if advice is None:
             raise
         _print_once(f"error: {advice}")

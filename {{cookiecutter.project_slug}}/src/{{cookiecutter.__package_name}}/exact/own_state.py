@@ -9,9 +9,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from ..batches.structure import taken_apart
 from ..distributed.collectives import gather_from_ranks, is_distributed
 from ..distributed.devices import Devices
 from ..distributed.shards import local_part
+
+# Of the others, a module has the attributes of its class.
+ATTRIBUTES_OF_ALL = vars(nn.Module()).keys()
 
 
 class OwnChanges:
@@ -67,20 +71,45 @@ def _digest(tensor: Tensor) -> str:
     return f"{tensor.dtype} {tuple(tensor.shape)} {blake2b(content, digest_size=8).hexdigest()}"
 
 
-@contextmanager
-def buffers_restored(model: nn.Module) -> Iterator[list[str]]:
-    """Restore the model's buffers afterwards, and remove those that were registered inside.
+def own_state(model: nn.Module) -> dict[str, str]:
+    """Return a digest of what a forward pass may change: buffers but BatchNorm's, and attributes.
 
-    The list then has the names of those that were changed, but for BatchNorm's.
+    An attribute may be a counter, a temperature, a queue, or a generator of random numbers. One
+    that is None is left out: it may be a cache.
     """
-    before = [(module, dict(module._buffers)) for module in model.modules()]
+    attributes = {
+        f"{name}.{key}".lstrip("."): _digest_of_all(value)
+        for name, module in model.named_modules()
+        for key, value in _attributes(module).items()
+        if value is not None
+    }
+    return _digests(model) | attributes
+
+
+def _attributes(module: nn.Module) -> dict[str, object]:
+    """Return what a module and its classes have beside functions and what every module has."""
+    classes = [c for c in type(module).__mro__ if issubclass(c, nn.Module) and c is not nn.Module]
+    return {
+        key: value
+        for namespace in (*map(vars, reversed(classes)), vars(module))
+        for key, value in namespace.items()
+        if key not in ATTRIBUTES_OF_ALL and key[:2] != "__" and not hasattr(value, "__get__")
+    }
+
+
+def _digest_of_all(value: object) -> str:
+    """Return a digest of an object; what cannot be pickled is not looked at."""
+    rest, tensors = taken_apart(value)
+    return " ".join([blake2b(rest, digest_size=8).hexdigest(), *map(_digest, tensors)])
+
+
+@contextmanager
+def state_restored(model: nn.Module) -> Iterator[None]:
+    """Restore buffers and attributes of the modules afterwards, and remove those set inside."""
+    before = [(module, dict(vars(module)), dict(module._buffers)) for module in model.modules()]
     values = {id(buffer): buffer.clone() for buffer in model.buffers()}
-    digests = _digests(model)
-    changed: list[str] = []
-    yield changed
-    now = _digests(model)
-    changed += [name for name, digest in digests.items() if now.get(name) != digest]
-    for module, buffers in before:
+    yield
+    for module, attributes, buffers in before:
         for name in module._buffers.keys() - buffers.keys():
             delattr(module, name)
         for name, buffer in buffers.items():
@@ -88,6 +117,9 @@ def buffers_restored(model: nn.Module) -> Iterator[list[str]]:
                 setattr(module, name, buffer)
             if buffer is not None:
                 buffer.copy_(values[id(buffer)])
+        for name in vars(module).keys() - attributes.keys():
+            del vars(module)[name]
+        vars(module).update(attributes)
 
 
 def _digests(model: nn.Module) -> dict[str, str]:
