@@ -208,6 +208,24 @@ def set_momentum(optimizer: Optimizer, step: int, config: Any, total_steps: int)
     return 0.1
 
 
+def unfreeze(optimizer: Optimizer, step: int, config: Any, total_steps: int) -> float:
+    """Train the first layer from the middle of the run on."""
+    for parameter in optimizer.param_groups[0]["params"]:
+        parameter.requires_grad_(step > total_steps // 2)
+    return 0.1
+
+
+@pytest.mark.parametrize("is_frozen", [False, True])
+def test_parameters_cannot_be_frozen_or_unfrozen_while_training(is_frozen: bool) -> None:
+    def make(model: Any, config: Any) -> Optimizer:
+        return torch.optim.SGD([{"params": list(layer.parameters())} for layer in model], lr=0.1)
+
+    model = make_model()
+    model[0].requires_grad_(not is_frozen)
+    with pytest.raises(SettingError, match="set_learning_rate freezes or unfreezes parameters"):
+        try_out(make, model, set_rate=unfreeze)
+
+
 @pytest.mark.parametrize(
     ("set_rate", "message"),
     [

@@ -173,12 +173,16 @@ def test_random_numbers_of_an_evaluation_are_those_of_the_batch() -> None:
         config = TrainConfig(num_workers=num_workers)
         devices = Devices("ddp", torch.device("cpu"), rank, world_size)
         loader = EvaluationLoader(Noisy(), None, config, devices)
-        return [[*batch.flatten().tolist(), *drawn()] for _, batch in loader]
+        batches = [[*batch.flatten().tolist(), *drawn()] for _, batch in loader]
+        return [*batches, drawn()]
 
     alone = values(0)
-    assert len({tuple(batch) for batch in alone}) == 3
+    assert len({tuple(batch) for batch in alone}) == 4
     assert values(2) == alone
-    assert [values(0, 0, 2)[0], values(0, 1, 2)[0]] == alone[:2]
+    of_ranks = [values(0, rank, 2) for rank in (0, 1)]
+    assert [batches[0] for batches in of_ranks] == alone[:2]
+    # Also what `summarize` draws then.
+    assert [batches[-1] for batches in of_ranks] == [alone[-1]] * 2
 
 
 def test_a_loss_that_draws_from_numpy_and_random_has_the_same_bits_with_workers(
@@ -240,6 +244,12 @@ def test_the_results_of_an_evaluation_are_numbers() -> None:
 
     found = evaluation.evaluate(Classifier(), loader, score, as_tensors).results
     assert type(found["loss"]) is float
+
+
+def test_all_ranks_decide_by_the_results_of_rank_0(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(evaluation, "broadcast_from_rank_0", lambda mine: {"loss": 9.0})
+    loader = EvaluationLoader(load("validation"), None, TrainConfig(), Devices("single", CPU, 0, 1))
+    assert evaluation.evaluate(Classifier(), loader, score, summarize).results == {"loss": 9.0}
 
 
 def test_scores_that_cannot_be_put_together_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:

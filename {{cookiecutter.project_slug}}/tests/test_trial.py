@@ -379,6 +379,11 @@ def test_items_and_flops_of_a_sample_are_counted() -> None:
     expected = 6 * sum(p.numel() for p in matrices) - 2 * matrices[0].numel()
     assert (trial.items_per_sample, trial.flops_per_sample) == (1, expected)
 
+    def of_numpy(network: nn.Module, batch: Any) -> tuple[Tensor, Any]:
+        return loss_of(network, batch), np.int64(len(batch[1]))
+
+    assert trial_of(of_numpy).items_per_sample == 1
+
     def by_feature(network: nn.Module, batch: Any) -> tuple[Tensor, int]:
         loss, items = model.compute_loss(network, batch)
         return loss, 5 * items

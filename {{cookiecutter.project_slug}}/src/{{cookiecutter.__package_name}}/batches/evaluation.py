@@ -7,7 +7,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..distributed.collectives import gather_from_ranks, sum_over_ranks
+from ..distributed.collectives import (
+    broadcast_from_rank_0,
+    gather_from_ranks,
+    sum_over_ranks,
+)
 from ..settings.errors import SettingError
 from .loaders import EvaluationLoader
 
@@ -59,7 +63,9 @@ def evaluate(
     model.train(was_training)
     _check_same_columns(columns)
     scores = {name: _collected(column).cpu() for name, column in columns.items()}
-    return Evaluation(loader.num_samples, as_numbers(summarize(scores)), scores)
+    # Ranks decide by them what to do next: their own could differ, as of another processor.
+    results = broadcast_from_rank_0(as_numbers(summarize(scores)))
+    return Evaluation(loader.num_samples, results, scores)
 
 
 def check_rows(name: str, values: Any, num_samples: int) -> None:

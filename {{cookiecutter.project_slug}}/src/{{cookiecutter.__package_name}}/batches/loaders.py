@@ -71,7 +71,8 @@ class EvaluationLoader:
     def __iter__(self) -> Iterator[tuple[range | None, Any]]:
         """Yield `(samples, batch)`; `samples` is None for a repeated batch, not counted.
 
-        The generators are seeded for what the model does with the batch.
+        The generators are seeded for what the model does with the batch, and after the last one for
+        what is then made of the scores.
         """
         shares = zip(
             self._sampler.counted(), self._sampler.batch_indices, self._loader, strict=True
@@ -80,6 +81,7 @@ class EvaluationLoader:
             WATCH.progress()
             seed_all(derive_seed(self._seed, EVALUATION_STREAM, index, 1))
             yield samples, to_device(batch, self._device)
+        seed_all(derive_seed(self._seed, EVALUATION_STREAM, 0, 2))
 
 
 def _make_loader(

@@ -4,6 +4,7 @@ All raise `SettingError`.
 """
 
 from collections.abc import Callable, Mapping, Sized
+from numbers import Integral
 from typing import Any
 
 import torch
@@ -51,12 +52,12 @@ def check_loss(result: Any, num_samples: int) -> tuple[Tensor, int | None]:
     check_graph(loss)
     if isinstance(items, Tensor) and items.numel() == 1:
         return loss, None
-    if not isinstance(items, int) or items < 1 or items % num_samples:
+    if not isinstance(items, Integral) or items < 1 or items % num_samples:
         raise SettingError(
             f"model.py: compute_loss returned {items} as the number of items of {num_samples} "
             "samples; return their number, or a scalar tensor if it varies"
         )
-    return loss, items // num_samples
+    return loss, int(items) // num_samples
 
 
 def check_sum(

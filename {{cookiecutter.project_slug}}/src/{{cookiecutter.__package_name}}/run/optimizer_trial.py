@@ -71,15 +71,25 @@ def _check_rates(set_learning_rate: SetRate, optimizer: Optimizer, config: Any) 
                 f"optimizer.py: set_learning_rate returned a {type(rate).__name__}; return the "
                 "rate, or the highest of several, as a number"
             )
+        if _trainable(optimizer) != trainable:
+            raise SettingError(
+                "optimizer.py: set_learning_rate freezes or unfreezes parameters, which DDP and "
+                "FSDP2 do not follow; train them from the start, at a rate of 0 while frozen"
+            )
         groups = [{**group, "params": None} for group in optimizer.param_groups]
         return f"{rate} {groups}"
 
+    trainable = _trainable(optimizer)
     first, again = ([values_at(step + 1) for step in range(NUM_RATES)] for _ in range(2))
     if first != again:
         raise SettingError(
             "optimizer.py: set_learning_rate gave another rate for the same step when it was "
             "called again, as in a resumed run; make the rate a function of the step"
         )
+
+
+def _trainable(optimizer: Optimizer) -> list[bool]:
+    return [p.requires_grad for group in optimizer.param_groups for p in group["params"]]
 
 
 class _Copies:
@@ -110,7 +120,8 @@ class _Copies:
                 gradient = torch.randn(parameter.shape, generator=generator)
                 copies.append(self._copied(parameter, gradient, device, num_parts))
             self._parts += copies
-            group["params"] = [part for parts in copies for part in parts]
+            frozen = [p.detach().clone() for p in group["params"] if not p.requires_grad][:1]
+            group["params"] = [part for parts in copies for part in parts] + frozen
 
     def _copied(
         self, parameter: Tensor, gradient: Tensor, device: torch.device, num_parts: int
