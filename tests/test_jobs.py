@@ -78,7 +78,7 @@ DATA_OF: dict[str, Callable[[Path], list[object]]] = {
 }
 # What FSDP2 says of jobs that it cannot train, or not to the same bits.
 REFUSED_BY_FSDP2 = {
-    "derivatives": "needs weights after FSDP2 has freed them",
+    "derivatives": "the loss has a gradient in it, and FSDP2 frees",
     "muon": "a step of Combined takes whole parameters",
     "pixels": "FSDP does not support non-contiguous parameters",
     "sometimes_used": "FSDP2 needs that of every parameter",

@@ -5,7 +5,6 @@ import os
 import subprocess
 import time
 import traceback
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -386,18 +385,24 @@ def fully_shard() -> None:
     raise ValueError("no scalar parameters")
 
 
-def read_freed() -> None:
-    raise RuntimeError("setStorage: sizes [2] are out of bounds for storage of size 0")
+def test_a_model_that_fsdp2_cannot_shard_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="2"), errors_in_one_line():
+        fully_shard()
+    [line] = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: model.py: FSDP2 cannot shard this model (ValueError: no scalar")
+    assert line.endswith("use DDP")
 
 
 @pytest.mark.parametrize(
-    ("fail", "reason"),
-    [(fully_shard, "cannot shard this model (ValueError: no scalar"), (read_freed, "has freed")],
+    ("trial", "reason"),
+    [
+        (Trial(["bias"], [], 1, 0.0), r"bias had no gradient .* or try DDP"),
+        (Trial([], [], 1, 0.0, has_second_derivative=True), r"has a gradient in it, .* try DDP"),
+    ],
 )
-def test_what_fsdp2_cannot_train_is_one_line(
-    fail: Callable[[], None], reason: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    with pytest.raises(SystemExit, match="2"), errors_in_one_line():
-        fail()
-    [line] = capsys.readouterr().err.splitlines()
-    assert line.startswith("error: model.py: ") and reason in line and "use DDP" in line
+def test_fsdp2_refuses_what_it_cannot_train(trial: Trial, reason: str) -> None:
+    config = TrainConfig(placement="cpu")
+    plan = make_plan(config, replace(find_devices(config, "single"), strategy="fsdp2"), 100)
+    nothing: Any = None
+    with pytest.raises(SettingError, match=reason):
+        Run(plan, nothing, nothing, trial, ("loss", "lowest"), "samples")

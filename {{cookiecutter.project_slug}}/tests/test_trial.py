@@ -355,7 +355,14 @@ def test_a_loss_may_have_gradients_in_it() -> None:
         [slope] = torch.autograd.grad(logits.sum(), inputs, create_graph=True)
         return slope.square().sum() + logits.square().sum(), len(inputs)
 
-    assert trial_of(penalized).without_gradient == []
+    assert trial_of(penalized).has_second_derivative
+
+    def adversarial(network: nn.Module, batch: Any) -> tuple[Tensor, int]:
+        inputs = batch[0].requires_grad_()
+        [slope] = torch.autograd.grad(network(inputs).square().sum(), inputs)
+        return network(inputs + 0.1 * slope.sign()).square().sum(), len(inputs)
+
+    assert not trial_of(adversarial).has_second_derivative
 
 
 def test_a_sparse_gradient_is_refused() -> None:

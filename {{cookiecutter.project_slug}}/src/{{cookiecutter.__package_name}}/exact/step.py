@@ -34,9 +34,6 @@ class StepSums:
         without_gradient: Parameters that may get no gradient in a step; the optimizer skips them
             there. All others count as used in every step.
         items_per_sample: Of each sample; None if it varies.
-
-    Raises:
-        SettingError: FSDP2 cannot have such parameters.
     """
 
     def __init__(
@@ -47,13 +44,6 @@ class StepSums:
         without_gradient: list[str],
         items_per_sample: int | None,
     ) -> None:
-        if without_gradient and plan.devices.strategy == "fsdp2":
-            # Its ranks exchange the gradients that they have: these may be others on each.
-            raise SettingError(
-                f"model.py: {', '.join(without_gradient[:3])} had no gradient in the first "
-                "micro-batch, and FSDP2 needs that of every parameter; freeze what is never used, "
-                "by requires_grad_(False), or try DDP"
-            )
         device = plan.devices.device
         self.plan = plan
         self.gradients = GradientSum(parallel_model, plan)

@@ -1,6 +1,6 @@
 """Checks of the model: its layers, and what its passes do. All raise `SettingError`."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import UninitializedParameter
 
 from ..settings.errors import SettingError
+from ..settings.values import leaves_of
 
 
 class CalledOnly(nn.Module):
@@ -16,9 +17,18 @@ class CalledOnly(nn.Module):
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
         self.module = model
+        self.has_second_derivative = False
+        """Whether a gradient of an output was itself to be differentiated."""
 
     def forward(self, *inputs: Any, **named_inputs: Any) -> Any:
-        return self.module(*inputs, **named_inputs)
+        outputs = self.module(*inputs, **named_inputs)
+        for leaf in leaves_of(outputs):
+            if isinstance(leaf, Tensor) and leaf.requires_grad:
+                leaf.register_hook(self._note)  # type: ignore[no-untyped-call]
+        return outputs
+
+    def _note(self, gradient: Tensor) -> None:
+        self.has_second_derivative |= torch.is_grad_enabled()
 
     def __getattr__(self, name: str) -> Any:
         try:
@@ -117,3 +127,22 @@ def check_gradients(parameters: Mapping[str, Tensor]) -> list[str]:
                 "in order; make its layer with sparse=False"
             )
     return without
+
+
+def check_for_fsdp2(without_gradient: Sequence[str], has_second_derivative: bool) -> None:
+    """Check what FSDP2 needs of a model and its loss.
+
+    Its ranks exchange the gradients that they have, which may be others on each; and a second
+    derivative ends in a segmentation fault, or an error of a storage.
+    """
+    if without_gradient:
+        raise SettingError(
+            f"model.py: {', '.join(without_gradient[:3])} had no gradient in the first "
+            "micro-batch, and FSDP2 needs that of every parameter; freeze what is never used, "
+            "by requires_grad_(False), or try DDP"
+        )
+    if has_second_derivative:
+        raise SettingError(
+            "model.py: the loss has a gradient in it, and FSDP2 frees the weights that the second "
+            "derivative needs; try DDP"
+        )

@@ -17,6 +17,7 @@ from ..settings.errors import RunError, SettingError
 from .folder import RunFolder
 from .log import RunLog
 from .metrics_file import METRICS_FILE
+from .model_checks import check_for_fsdp2
 from .profiling import StepProfiler
 from .stopwatch import Stopwatch
 from .summary import DrawPictures, draw_safely, print_results, summarize_run, write_results
@@ -40,6 +41,8 @@ class Run(AbstractContextManager["Run"]):
         best_result: BestResult,
         items: str,
     ) -> None:
+        if plan.devices.strategy == "fsdp2":
+            check_for_fsdp2(trial.without_gradient, trial.has_second_derivative)
         self.plan, self.folder, self.state = plan, folder, state
         self.trial, self.items = trial, items
         self.best_name, self.best_is = best_result

@@ -4,6 +4,7 @@ import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
@@ -55,6 +56,9 @@ class Trial:
     were_evaluating: tuple[str, ...] = ()
     """Modules that `make_model` left in evaluation mode, and training puts in training mode."""
 
+    has_second_derivative: bool = False
+    """Whether the loss has a gradient in it."""
+
 
 def try_out(
     train_set: MapDataset,
@@ -80,9 +84,7 @@ def try_out(
     batch = read_batch(train_set, collate, samples)
     seed_all(0)
     # The counter knows no other kernel of attention on a CPU.
-    kernel = sdpa_kernel(SDPBackend.MATH)
-    counter = FlopCounterMode(display=False)
-    counter.mod_tracker = _NoModules()  # type: ignore[assignment]
+    kernel, counter = sdpa_kernel(SDPBackend.MATH), _FlopCounter()
     before = own_state(model)
     with state_restored(model):
         with _all_cores(model), counter, kernel:
@@ -105,13 +107,20 @@ def try_out(
     with _evaluating(model), _all_cores(model):
         size = _num_tried(model, config.micro_batch_size) // 2 or 1
         check_sum(compute_loss, called, validation_set, collate, size)
-    return Trial(without, changed, items_per_sample, flops_per_sample, part, were_evaluating)
+    found = (without, changed, items_per_sample, flops_per_sample, part, were_evaluating)
+    return Trial(*found, called.has_second_derivative)
 
 
 class _NoModules(nullcontext[None]):
-    """Stands for the counter's module tracker, whose hooks break gradients inside a loss."""
-
     parents = frozenset({"Global"})
+
+
+class _FlopCounter(FlopCounterMode):
+    """Counts without a tracker of modules, whose hooks break gradients inside a loss."""
+
+    def __init__(self) -> None:
+        super().__init__(display=False)
+        self.mod_tracker: Any = _NoModules()
 
 
 def _num_tried(model: nn.Module, most: int) -> int:

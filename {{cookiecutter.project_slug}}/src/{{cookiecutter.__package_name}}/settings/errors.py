@@ -39,7 +39,7 @@ def nondeterministic_operation(error: BaseException) -> str | None:
 
 
 def refused_by_fsdp2(error: BaseException) -> str | None:
-    """Return advice if FSDP2 cannot train the model, or the optimizer not step on its shards."""
+    """Return advice if FSDP2 cannot shard the model, or the optimizer not step on its shards."""
     codes = [frame.f_code for frame, _ in traceback.walk_tb(error.__traceback__)]
     files = [Path(code.co_filename).as_posix() for code in codes]
     packages = ("/torch/optim/", "/torch/distributed/tensor/")
