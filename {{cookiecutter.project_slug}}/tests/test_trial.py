@@ -365,6 +365,22 @@ def test_a_loss_may_have_gradients_in_it() -> None:
     assert not trial_of(adversarial).has_second_derivative
 
 
+@pytest.mark.parametrize("is_forward", [False, True])
+def test_a_model_inside_functions_of_torch_func_is_refused(is_forward: bool) -> None:
+    """DDP ends in an error of a data pointer."""
+
+    def penalized(network: nn.Module, batch: Any) -> tuple[Tensor, int]:
+        inputs = batch[0]
+        if is_forward:
+            slopes = torch.func.jvp(network, (inputs,), (torch.ones_like(inputs),))[1]
+        else:
+            slopes = torch.func.grad(lambda some: network(some).sum())(inputs)
+        return slopes.square().sum(), len(inputs)
+
+    with pytest.raises(SettingError, match=r"called by a function of torch\.func, and DDP cannot"):
+        trial_of(penalized)
+
+
 def test_a_sparse_gradient_is_refused() -> None:
     class Sparse(nn.Module):
         def __init__(self) -> None:

@@ -22,8 +22,13 @@ class CalledOnly(nn.Module):
 
     def forward(self, *inputs: Any, **named_inputs: Any) -> Any:
         outputs = self.module(*inputs, **named_inputs)
-        for leaf in leaves_of(outputs):
-            if isinstance(leaf, Tensor) and leaf.requires_grad:
+        for leaf in (leaf for leaf in leaves_of(outputs) if isinstance(leaf, Tensor)):
+            if torch._C._functorch.is_functorch_wrapped_tensor(leaf):
+                raise SettingError(
+                    "model.py: the model is called by a function of torch.func, and DDP cannot be; "
+                    "use torch.autograd.grad, or torch.func inside forward"
+                )
+            if leaf.requires_grad:
                 leaf.register_hook(self._note)  # type: ignore[no-untyped-call]
         return outputs
 
