@@ -119,10 +119,13 @@ FILES = """
     src/my_run/reference/single.py
     src/my_run/run/__init__.py
     src/my_run/run/agreement.py
+    src/my_run/run/call_order.py
     src/my_run/run/contract.py
     src/my_run/run/curves.py
     src/my_run/run/environment.py
+    src/my_run/run/flop_counter.py
     src/my_run/run/folder.py
+    src/my_run/run/fsdp2_checks.py
     src/my_run/run/log.py
     src/my_run/run/metrics_file.py
     src/my_run/run/model_checks.py

@@ -21,12 +21,14 @@ from my_run.checkpoint.state import TrainingState
 from my_run.distributed.devices import find_devices
 from my_run.distributed.finite import FiniteCheck
 from my_run.exact import own_state
-from my_run.run import speed
+from my_run.run import fsdp2_checks, speed
+from my_run.run.call_order import END, calls_noted
 from my_run.run.environment import (
     MAX_DIFF_CHARACTERS,
     describe_code,
 )
 from my_run.run.folder import RunFolder
+from my_run.run.fsdp2_checks import checked_for_fsdp2
 from my_run.run.metrics_file import append_metrics
 from my_run.run.peak_flops import peak_flops
 from my_run.run.run import Run
@@ -401,8 +403,37 @@ def test_a_model_that_fsdp2_cannot_shard_is_one_line(capsys: pytest.CaptureFixtu
     ],
 )
 def test_fsdp2_refuses_what_it_cannot_train(trial: Trial, reason: str) -> None:
+    with pytest.raises(SettingError, match=reason), checked_for_fsdp2(MODEL, fsdp2_plan(), trial):
+        pass
+
+
+MODEL = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.Tanh(), torch.nn.Linear(2, 2))
+
+
+def fsdp2_plan() -> Plan:
     config = TrainConfig(placement="cpu")
-    plan = make_plan(config, replace(find_devices(config, "single"), strategy="fsdp2"), 100)
-    nothing: Any = None
-    with pytest.raises(SettingError, match=reason):
-        Run(plan, nothing, nothing, trial, ("loss", "lowest"), "samples")
+    return make_plan(config, replace(find_devices(config, "single"), strategy="fsdp2"), 100)
+
+
+def test_fsdp2_refuses_a_pass_that_calls_other_modules(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As if all modules but the Tanh were sharded; each rank may drop a layer of its own."""
+    monkeypatch.setattr(fsdp2_checks, "sharded_modules", lambda model: [model, model[0], model[2]])
+    inputs, calls = torch.ones(1, 2), list[str]()
+    with calls_noted(MODEL, calls.append):
+        MODEL(inputs)
+        MODEL.eval()(inputs)
+        MODEL.train()
+    assert calls == ["", "0", "1", "2", END]
+    trial = Trial([], [], 1, 0.0, calls=calls)
+    with checked_for_fsdp2(MODEL, fsdp2_plan(), trial):
+        for _ in range(2):
+            MODEL(inputs)
+        MODEL.eval()
+        MODEL[2](MODEL[2](inputs))
+        MODEL.train()
+    with (
+        pytest.raises(SettingError, match="comes to 2, and came to 0 in the first micro-batch"),
+        checked_for_fsdp2(MODEL, fsdp2_plan(), trial),
+    ):
+        monkeypatch.setattr(MODEL, "forward", lambda values: MODEL[2](values))
+        MODEL(inputs)

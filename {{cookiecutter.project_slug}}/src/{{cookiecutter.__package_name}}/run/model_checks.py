@@ -1,6 +1,6 @@
 """Checks of the model: its layers, and what its passes do. All raise `SettingError`."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import torch
@@ -132,22 +132,3 @@ def check_gradients(parameters: Mapping[str, Tensor]) -> list[str]:
                 "in order; make its layer with sparse=False"
             )
     return without
-
-
-def check_for_fsdp2(without_gradient: Sequence[str], has_second_derivative: bool) -> None:
-    """Check what FSDP2 needs of a model and its loss.
-
-    Its ranks exchange the gradients that they have, which may be others on each; and a second
-    derivative ends in a segmentation fault, or an error of a storage.
-    """
-    if without_gradient:
-        raise SettingError(
-            f"model.py: {', '.join(without_gradient[:3])} had no gradient in the first "
-            "micro-batch, and FSDP2 needs that of every parameter; freeze what is never used, "
-            "by requires_grad_(False), or try DDP"
-        )
-    if has_second_derivative:
-        raise SettingError(
-            "model.py: the loss has a gradient in it, and FSDP2 frees the weights that the second "
-            "derivative needs; try DDP"
-        )

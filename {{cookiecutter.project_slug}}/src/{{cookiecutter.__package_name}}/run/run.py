@@ -15,9 +15,9 @@ from ..distributed.finite import FiniteCheck
 from ..exact.own_state import OwnChanges
 from ..settings.errors import RunError, SettingError
 from .folder import RunFolder
+from .fsdp2_checks import checked_for_fsdp2
 from .log import RunLog
 from .metrics_file import METRICS_FILE
-from .model_checks import check_for_fsdp2
 from .profiling import StepProfiler
 from .stopwatch import Stopwatch
 from .summary import DrawPictures, draw_safely, print_results, summarize_run, write_results
@@ -41,8 +41,6 @@ class Run(AbstractContextManager["Run"]):
         best_result: BestResult,
         items: str,
     ) -> None:
-        if plan.devices.strategy == "fsdp2":
-            check_for_fsdp2(trial.without_gradient, trial.has_second_derivative)
         self.plan, self.folder, self.state = plan, folder, state
         self.trial, self.items = trial, items
         self.best_name, self.best_is = best_result
@@ -62,6 +60,7 @@ class Run(AbstractContextManager["Run"]):
     def __enter__(self) -> Self:
         start = self.folder.start
         with ExitStack() as parts:
+            parts.enter_context(checked_for_fsdp2(self.state.model, self.plan, self.trial))
             run_dir = parts.enter_context(self.folder).path
             checkpoints = Checkpoints(
                 *(self.plan, start, self.state, run_dir),

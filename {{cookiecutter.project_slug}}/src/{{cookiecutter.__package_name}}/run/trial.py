@@ -1,15 +1,13 @@
 """A trial before training: one micro-batch through the user's files, with errors that name them."""
 
 import os
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils.flop_counter import FlopCounterMode
 
 from ..batches.evaluation import Score, Summarize, as_numbers, check_rows, check_same_rows
 from ..batches.loaders import Collate, MapDataset
@@ -18,7 +16,9 @@ from ..batches.seeds import seed_all
 from ..exact.own_state import own_state, state_restored
 from ..settings.errors import SettingError
 from ..settings.run_config import RunConfig
+from .call_order import calls_noted
 from .contract import ComputeLoss, check_loss, check_results, check_set, check_sum
+from .flop_counter import FlopCounter
 from .model_checks import (
     CalledOnly,
     check_gradients,
@@ -59,6 +59,9 @@ class Trial:
     has_second_derivative: bool = False
     """Whether the loss has a gradient in it."""
 
+    calls: Sequence[str] = ()
+    """What `calls_noted` noted."""
+
 
 def try_out(
     train_set: MapDataset,
@@ -84,10 +87,10 @@ def try_out(
     batch = read_batch(train_set, collate, samples)
     seed_all(0)
     # The counter knows no other kernel of attention on a CPU.
-    kernel, counter = sdpa_kernel(SDPBackend.MATH), _FlopCounter()
-    before = own_state(model)
+    kernel, counter = sdpa_kernel(SDPBackend.MATH), FlopCounter()
+    before, calls = own_state(model), list[str]()
     with state_restored(model):
-        with _all_cores(model), counter, kernel:
+        with _all_cores(model), counter, kernel, calls_noted(model, calls.append):
             result = call_users("compute_loss", compute_loss, called, batch)
             loss, items_per_sample = check_loss(result, len(samples))
             with errors_named("model.py", "the backward pass of compute_loss"):
@@ -108,19 +111,7 @@ def try_out(
         size = _num_tried(model, config.micro_batch_size) // 2 or 1
         check_sum(compute_loss, called, validation_set, collate, size)
     found = (without, changed, items_per_sample, flops_per_sample, part, were_evaluating)
-    return Trial(*found, called.has_second_derivative)
-
-
-class _NoModules(nullcontext[None]):
-    parents = frozenset({"Global"})
-
-
-class _FlopCounter(FlopCounterMode):
-    """Counts without a tracker of modules, whose hooks break gradients inside a loss."""
-
-    def __init__(self) -> None:
-        super().__init__(display=False)
-        self.mod_tracker: Any = _NoModules()
+    return Trial(*found, called.has_second_derivative, calls)
 
 
 def _num_tried(model: nn.Module, most: int) -> int:
