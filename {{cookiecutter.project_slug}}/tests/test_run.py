@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
 from my_run.batches.plan import Plan, make_plan
 from my_run.batches.seeds import seed_torch
@@ -403,11 +404,9 @@ def test_a_model_that_fsdp2_cannot_shard_is_one_line(capsys: pytest.CaptureFixtu
     ],
 )
 def test_fsdp2_refuses_what_it_cannot_train(trial: Trial, reason: str) -> None:
-    with pytest.raises(SettingError, match=reason), checked_for_fsdp2(MODEL, fsdp2_plan(), trial):
+    model = torch.nn.Linear(2, 2)
+    with pytest.raises(SettingError, match=reason), checked_for_fsdp2(model, fsdp2_plan(), trial):
         pass
-
-
-MODEL = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.Tanh(), torch.nn.Linear(2, 2))
 
 
 def fsdp2_plan() -> Plan:
@@ -415,25 +414,48 @@ def fsdp2_plan() -> Plan:
     return make_plan(config, replace(find_devices(config, "single"), strategy="fsdp2"), 100)
 
 
+class Routed(torch.nn.Module):
+    """Drops the first layer if it is told to, and uses some of two experts."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer, self.last = torch.nn.Linear(2, 2), torch.nn.Linear(2, 2)
+        self.experts = torch.nn.ModuleList([torch.nn.Linear(2, 2), torch.nn.Linear(2, 2)])
+
+    def forward(self, values: Tensor, is_dropped: bool = False, expert: int | None = 0) -> Tensor:
+        if not is_dropped:
+            values = self.layer(values)
+        for _ in range(int(values.numel())):  # As often as there are values.
+            for one in self.experts if expert is None else [self.experts[expert]]:
+                values = one(values)
+        last: Tensor = self.last(values)
+        return last
+
+
 def test_fsdp2_refuses_a_pass_that_calls_other_modules(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As if all modules but the Tanh were sharded; each rank may drop a layer of its own."""
-    monkeypatch.setattr(fsdp2_checks, "sharded_modules", lambda model: [model, model[0], model[2]])
-    inputs, calls = torch.ones(1, 2), list[str]()
-    with calls_noted(MODEL, calls.append):
-        MODEL(inputs)
-        MODEL.eval()(inputs)
-        MODEL.train()
-    assert calls == ["", "0", "1", "2", END]
-    trial = Trial([], [], 1, 0.0, calls=calls)
-    with checked_for_fsdp2(MODEL, fsdp2_plan(), trial):
-        for _ in range(2):
-            MODEL(inputs)
-        MODEL.eval()
-        MODEL[2](MODEL[2](inputs))
-        MODEL.train()
-    with (
-        pytest.raises(SettingError, match="comes to 2, and came to 0 in the first micro-batch"),
-        checked_for_fsdp2(MODEL, fsdp2_plan(), trial),
+    """As if model and layers were sharded; each rank may drop one, or use another expert."""
+    model, calls, inputs = Routed(), list[str](), torch.ones(1, 2)
+    monkeypatch.setattr(
+        fsdp2_checks, "sharded_modules", lambda model: [model, model.layer, model.last]
+    )
+    with calls_noted(model, calls.append):
+        model(inputs)
+        model(inputs, expert=1)
+        model.eval()(inputs)
+        model.train()
+    assert calls[:6] == ["", "layer", "experts.0", "experts.0", "last", END] and len(calls) == 12
+    trial, plan = Trial([], [], 1, 0.0, calls=calls), fsdp2_plan()
+    with checked_for_fsdp2(model, plan, trial):
+        for count in (1, 3):
+            model(torch.ones(count, 2))
+            model(torch.ones(count, 2), expert=1)
+        model.eval()(inputs, is_dropped=True)
+        model.last(inputs)
+        model.train()
+    for options, reason in (
+        ({"is_dropped": True}, "comes to last, and came to layer in the first micro-batch"),
+        ({"expert": 1}, r"does not call experts\.0, and did in the first micro-batch"),
+        ({"expert": None}, r"calls experts\.1, and did not in the first micro-batch"),
     ):
-        monkeypatch.setattr(MODEL, "forward", lambda values: MODEL[2](values))
-        MODEL(inputs)
+        with pytest.raises(SettingError, match=reason), checked_for_fsdp2(model, plan, trial):
+            model(inputs, **options)

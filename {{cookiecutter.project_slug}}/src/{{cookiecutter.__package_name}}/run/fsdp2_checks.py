@@ -44,10 +44,11 @@ def checked_for_fsdp2(model: nn.Module, plan: Plan, trial: Trial) -> Iterator[No
 
 
 class SameCalls:
-    """Checks that each pass calls the modules which FSDP2 has sharded as the trial did.
+    """Checks that each pass calls the modules that the trial called.
 
-    Its ranks gather the weights of a module together: one that skips a module, as with a layer that
-    is dropped at random, would get those of another.
+    FSDP2 gathers the weights of a module on all ranks together: one that skips it, as with a layer
+    that is dropped at random, would get those of another. Inside what is gathered together, ranks
+    exchange the gradients that they have: of other experts, with a router, on each.
 
     Args:
         model: The sharded model.
@@ -56,23 +57,47 @@ class SameCalls:
 
     def __init__(self, model: nn.Module, calls: Sequence[str]) -> None:
         shards = sharded_modules(model)
-        units = {name for name, module in model.named_modules() if module in shards}
-        self._expected = [call for call in calls if call in units or call == END]
-        self._units = units | {END}
-        self._position = 0
+        modules = dict(model.named_modules())
+        self._units = {name for name, module in modules.items() if module in shards} | {END}
+        with_weights = {name for name, m in modules.items() if [*m.parameters(recurse=False)]}
+        self._others = with_weights - self._units
+        self._passes: list[tuple[list[str], set[str]]] = []
+        """Of each forward pass of the loss: the order of the units, and which others it uses."""
+
+        start = 0
+        for end, call in enumerate(calls, start=1):
+            if call == END:
+                order = [call for call in calls[start:end] if call in self._units]
+                self._passes.append((order, self._others.intersection(calls[start:end])))
+                start = end
+        self._number = self._position = 0
+        self._used: set[str] = set()
 
     def __call__(self, call: str) -> None:
         """Check the next call.
 
         Raises:
-            SettingError: it was another one in the trial.
+            SettingError: there was another one in the trial.
         """
+        if call in self._others:
+            self._used.add(call)
         if call not in self._units:
             return
-        expected = self._expected[self._position % len(self._expected)]
-        if call != expected:
-            raise SettingError(
-                f"model.py: a forward pass comes to {call}, and came to {expected} in the first "
-                "micro-batch; FSDP2 needs the same modules in every pass; try DDP"
-            )
+        order, used = self._passes[self._number]
+        if call != order[self._position]:
+            raise _other_call(f"comes to {call}, and came to {order[self._position]}")
         self._position += 1
+        if call == END:
+            if skipped := sorted(used - self._used):
+                raise _other_call(f"does not call {skipped[0]}, and did")
+            if added := sorted(self._used - used):
+                raise _other_call(f"calls {added[0]}, and did not")
+            self._number = (self._number + 1) % len(self._passes)
+            self._position, self._used = 0, set()
+
+
+def _other_call(what: str) -> SettingError:
+    return SettingError(
+        f"model.py: a forward pass {what} in the first micro-batch; FSDP2 needs the same modules "
+        "in every pass; try DDP"
+    )
