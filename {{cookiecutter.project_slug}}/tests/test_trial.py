@@ -364,6 +364,14 @@ def test_a_loss_may_have_gradients_in_it() -> None:
 
     assert not trial_of(adversarial).has_second_derivative
 
+    def by_backward(network: nn.Module, batch: Any) -> tuple[Tensor, int]:
+        inputs = batch[0].requires_grad_()
+        torch.autograd.backward(network(inputs).square().sum())
+        return network(inputs + 0.1 * inputs.grad.sign()).square().sum(), len(inputs)
+
+    with pytest.raises(SettingError, match=r"compute_loss calls backward\(\); take gradients with"):
+        trial_of(by_backward)
+
 
 @pytest.mark.parametrize("is_forward", [False, True])
 def test_a_model_inside_functions_of_torch_func_is_refused(is_forward: bool) -> None:
@@ -486,6 +494,8 @@ class Unusual(nn.Module):
     def forward(self, inputs: Tensor) -> Tensor:
         self.calls += 1
         self.uses += 1
+        with torch.no_grad():
+            self.flat.weight.div_(self.flat.weight.norm())
         self.temperature *= 0.9 + 0.1 * self.random.random()
         self.latest, self.cache, self.shape = inputs.mean(), inputs, inputs.shape
         logits: Tensor = self.flat(self.norm(inputs)) * self.frozen
@@ -496,7 +506,14 @@ def test_what_is_unusual_in_a_model_is_found() -> None:
     network = Unusual()
     trial = trial_of(network=network)
     assert trial.without_gradient == ["idle.weight", "idle.bias"]
-    assert trial.changed_state == ["calls", "uses", "temperature", "random", "latest"]
+    assert trial.changed_state == [
+        "flat.weight",
+        "calls",
+        "uses",
+        "temperature",
+        "random",
+        "latest",
+    ]
     assert (network.temperature, network.latest, network.cache) == (1.0, torch.zeros(1), None)
     assert not hasattr(network, "shape")
     assert network.state_dict()["norm.num_batches_tracked"] == network.calls == 0

@@ -1,7 +1,7 @@
 """What a forward pass changes by itself, which makes results depend on the placement."""
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from hashlib import blake2b
 
@@ -27,11 +27,11 @@ class OwnChanges:
 
     def __init__(self, model: nn.Module) -> None:
         self.model = model
-        self.frozen = _sums_of_frozen(model)
+        self.frozen = self._sums_of_frozen()
 
     def warn(self, devices: Devices) -> None:
         """Name them, on rank 0; all ranks call it, after a few steps."""
-        sums = _sums_of_frozen(self.model)
+        sums = self._sums_of_frozen()
         names = [name for name, found in sums.items() if found != self.frozen[name]]
         names += differing_buffers(self.model)
         if names and devices.is_main_process:
@@ -41,14 +41,19 @@ class OwnChanges:
                 file=sys.stderr,
             )
 
+    def _sums_of_frozen(self) -> dict[str, Tensor]:
+        """Return those of frozen parameters, such as a teacher's; the optimizer changes others."""
+        parameters = self.model.named_parameters()
+        return _sums({name: p for name, p in parameters if not p.requires_grad})
 
-def _sums_of_frozen(model: nn.Module) -> dict[str, Tensor]:
-    """Return the sum of the bytes of each frozen parameter, such as a teacher's; of shards, own."""
-    frozen = {n: local_part(p) for n, p in model.named_parameters() if not p.requires_grad}
+
+def _sums(parameters: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the sum of the bytes of each parameter; of shards, of this rank's part."""
+    parts = {name: local_part(parameter) for name, parameter in parameters.items()}
     # Subclasses, as of quantized weights, may have no bytes to look at.
     return {
         name: part.flatten().view(torch.uint8).sum()
-        for name, part in frozen.items()
+        for name, part in parts.items()
         if type(part) is Tensor
     }
 
@@ -72,7 +77,7 @@ def _digest(tensor: Tensor) -> str:
 
 
 def own_state(model: nn.Module) -> dict[str, str]:
-    """Return a digest of what a forward pass may change: buffers but BatchNorm's, and attributes.
+    """Return a digest of weights, of attributes, and of buffers but BatchNorm's.
 
     An attribute may be a counter, a temperature, a queue, or a generator of random numbers. One
     that is None is left out: it may be a cache.
@@ -83,7 +88,10 @@ def own_state(model: nn.Module) -> dict[str, str]:
         for key, value in _attributes(module).items()
         if value is not None
     }
-    return _digests(model) | attributes
+    weights = {
+        name: str(int(total)) for name, total in _sums(dict(model.named_parameters())).items()
+    }
+    return {**weights, **_digests(model), **attributes}
 
 
 def _attributes(module: nn.Module) -> dict[str, object]:

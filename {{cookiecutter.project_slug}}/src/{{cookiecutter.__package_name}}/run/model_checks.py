@@ -1,6 +1,7 @@
 """Checks of the model: its layers, and what its passes do. All raise `SettingError`."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -43,6 +44,28 @@ class CalledOnly(nn.Module):
                 f"under DDP the model can only be called, and has no {name!r}; let its forward "
                 "compute what needs it"
             ) from None
+
+
+@contextmanager
+def backward_refused(model: nn.Module) -> Iterator[None]:
+    """Refuse a backward pass of one's own inside, as for adversarial examples.
+
+    It would add to the gradients of the step, and DDP would exchange them.
+    """
+
+    def refuse(parameter: Tensor) -> None:
+        raise SettingError(
+            "model.py: compute_loss calls backward(); take gradients with regard to inputs by "
+            "torch.autograd.grad(loss, inputs), which leaves those of the weights alone"
+        )
+
+    trainable: list[Any] = [p for p in model.parameters() if p.requires_grad]
+    handles = [parameter.register_post_accumulate_grad_hook(refuse) for parameter in trainable]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 def check_parameters(model: nn.Module) -> None:

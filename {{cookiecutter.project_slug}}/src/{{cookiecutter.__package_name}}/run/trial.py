@@ -21,6 +21,7 @@ from .contract import ComputeLoss, check_loss, check_results, check_set, check_s
 from .flop_counter import FlopCounter
 from .model_checks import (
     CalledOnly,
+    backward_refused,
     check_gradients,
     check_layers,
     check_names,
@@ -42,7 +43,7 @@ class Trial:
     """Parameters that got no gradient: frozen ones are not among them."""
 
     changed_state: list[str]
-    """Buffers and attributes that a forward pass changes, other than those of BatchNorm."""
+    """Weights, buffers and attributes that a forward pass changes, but for those of BatchNorm."""
 
     items_per_sample: int | None
     """Items that the loss of one sample is over; None if their number varies."""
@@ -91,7 +92,8 @@ def try_out(
     before, calls = own_state(model), list[str]()
     with state_restored(model):
         with _all_cores(model), counter, kernel, calls_noted(model, calls.append):
-            result = call_users("compute_loss", compute_loss, called, batch)
+            with backward_refused(model):
+                result = call_users("compute_loss", compute_loss, called, batch)
             loss, items_per_sample = check_loss(result, len(samples))
             with errors_named("model.py", "the backward pass of compute_loss"):
                 torch.autograd.backward(loss)
