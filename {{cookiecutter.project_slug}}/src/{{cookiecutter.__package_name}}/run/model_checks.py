@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import UninitializedParameter
 
+from ..batches.structure import taken_apart
 from ..settings.errors import SettingError
-from ..settings.values import leaves_of
 
 
 class CalledOnly(nn.Module):
@@ -23,14 +23,15 @@ class CalledOnly(nn.Module):
 
     def forward(self, *inputs: Any, **named_inputs: Any) -> Any:
         outputs = self.module(*inputs, **named_inputs)
-        for leaf in (leaf for leaf in leaves_of(outputs) if isinstance(leaf, Tensor)):
-            if torch._C._functorch.is_functorch_wrapped_tensor(leaf):
+        _, tensors = taken_apart(outputs)
+        for tensor in tensors:
+            if torch._C._functorch.is_functorch_wrapped_tensor(tensor):
                 raise SettingError(
                     "model.py: the model is called by a function of torch.func, and DDP cannot be; "
                     "use torch.autograd.grad, or torch.func inside forward"
                 )
-            if leaf.requires_grad:
-                leaf.register_hook(self._note)  # type: ignore[no-untyped-call]
+            if tensor.requires_grad:
+                tensor.register_hook(self._note)  # type: ignore[no-untyped-call]
         return outputs
 
     def _note(self, gradient: Tensor) -> None:
