@@ -29,9 +29,10 @@ from my_run.run.environment import (
     describe_code,
 )
 from my_run.run.folder import RunFolder
-from my_run.run.fsdp2_checks import checked_for_fsdp2
+from my_run.run.fsdp2_checks import calls_checked
 from my_run.run.metrics_file import append_metrics
 from my_run.run.peak_flops import peak_flops
+from my_run.run.plan_table import show_plan
 from my_run.run.run import Run
 from my_run.run.stopwatch import Stopwatch
 from my_run.run.trial import Trial
@@ -404,9 +405,8 @@ def test_a_model_that_fsdp2_cannot_shard_is_one_line(capsys: pytest.CaptureFixtu
     ],
 )
 def test_fsdp2_refuses_what_it_cannot_train(trial: Trial, reason: str) -> None:
-    model = torch.nn.Linear(2, 2)
-    with pytest.raises(SettingError, match=reason), checked_for_fsdp2(model, fsdp2_plan(), trial):
-        pass
+    with pytest.raises(SettingError, match=reason):
+        show_plan(fsdp2_plan(), Progress(), {}, torch.nn.Linear(2, 2), trial)
 
 
 def fsdp2_plan() -> Plan:
@@ -445,7 +445,7 @@ def test_fsdp2_refuses_a_pass_that_calls_other_modules(monkeypatch: pytest.Monke
         model.train()
     assert calls[:6] == ["", "layer", "experts.0", "experts.0", "last", END] and len(calls) == 12
     trial, plan = Trial([], [], 1, 0.0, calls=calls), fsdp2_plan()
-    with checked_for_fsdp2(model, plan, trial):
+    with calls_checked(model, plan, trial):
         for count in (1, 3):
             model(torch.ones(count, 2))
             model(torch.ones(count, 2), expert=1)
@@ -457,5 +457,5 @@ def test_fsdp2_refuses_a_pass_that_calls_other_modules(monkeypatch: pytest.Monke
         ({"expert": 1}, r"does not call experts\.0, and did in the first micro-batch"),
         ({"expert": None}, r"calls experts\.1, and did not in the first micro-batch"),
     ):
-        with pytest.raises(SettingError, match=reason), checked_for_fsdp2(model, plan, trial):
+        with pytest.raises(SettingError, match=reason), calls_checked(model, plan, trial):
             model(inputs, **options)

@@ -12,15 +12,13 @@ from .call_order import END, calls_noted
 from .trial import Trial
 
 
-@contextmanager
-def checked_for_fsdp2(model: nn.Module, plan: Plan, trial: Trial) -> Iterator[None]:
-    """Check what the trial found out, and the forward passes inside; nothing without FSDP2.
+def check_for_fsdp2(plan: Plan, trial: Trial) -> None:
+    """Check what the trial found out about the model and its loss, if the run is one of FSDP2.
 
     Raises:
         SettingError: FSDP2 cannot train this model, or not with this loss.
     """
     if plan.devices.strategy != "fsdp2":
-        yield
         return
     if trial.without_gradient:
         # The ranks exchange the gradients that they have, which may be others on each.
@@ -35,11 +33,18 @@ def checked_for_fsdp2(model: nn.Module, plan: Plan, trial: Trial) -> Iterator[No
             "model.py: the loss has a gradient in it, and FSDP2 frees the weights that the second "
             "derivative needs; try DDP"
         )
-    if plan.config.compile:
-        # Compiled code would be compiled anew for each call that is noted.
-        yield
-        return
-    with calls_noted(model, SameCalls(model, trial.calls)):
+
+
+@contextmanager
+def calls_checked(model: nn.Module, plan: Plan, trial: Trial) -> Iterator[None]:
+    """Check the modules that forward passes call inside, if the run is one of FSDP2.
+
+    Compiled code would be compiled anew for each call that is noted, and is not checked.
+    """
+    if plan.devices.strategy == "fsdp2" and not plan.config.compile:
+        with calls_noted(model, SameCalls(model, trial.calls)):
+            yield
+    else:
         yield
 
 

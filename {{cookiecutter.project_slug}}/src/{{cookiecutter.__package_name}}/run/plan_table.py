@@ -17,6 +17,7 @@ from ..distributed.program import program_name
 from ..exact.tree import odd_factor
 from ..settings.run_config import RunConfig
 from .folder import RunFolder
+from .fsdp2_checks import check_for_fsdp2
 from .passes import cost_row
 from .tables import print_table
 from .trial import Trial
@@ -34,7 +35,7 @@ def show_plan_only(
     """Print the plan of a run that would write to `folder`; starts and writes nothing.
 
     Raises:
-        SettingError: as `make_plan` and `RunFolder.check_data`.
+        SettingError: as `make_plan`, `RunFolder.check_data` and `show_plan`.
     """
     folder.check_data(num_train_samples, info)
     plan = make_plan(config, devices, num_train_samples, folder.start.step)
@@ -44,7 +45,12 @@ def show_plan_only(
 def show_plan(
     plan: Plan, start: Progress, info: dict[str, Any], model: nn.Module, trial: Trial
 ) -> None:
-    """Print the plan on rank 0."""
+    """Print the plan on rank 0.
+
+    Raises:
+        SettingError: FSDP2 cannot train this model, or not with this loss.
+    """
+    check_for_fsdp2(plan, trial)
     if plan.devices.is_main_process:
         rows = {**plan_rows(plan, start, model, trial), "Data": _data(info)}
         if os.environ.get("GROUP_WORLD_SIZE", "1") != "1":

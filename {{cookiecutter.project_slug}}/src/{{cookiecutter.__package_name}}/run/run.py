@@ -15,7 +15,7 @@ from ..distributed.finite import FiniteCheck
 from ..exact.own_state import OwnChanges
 from ..settings.errors import RunError, SettingError
 from .folder import RunFolder
-from .fsdp2_checks import checked_for_fsdp2
+from .fsdp2_checks import calls_checked
 from .log import RunLog
 from .metrics_file import METRICS_FILE
 from .profiling import StepProfiler
@@ -60,7 +60,7 @@ class Run(AbstractContextManager["Run"]):
     def __enter__(self) -> Self:
         start = self.folder.start
         with ExitStack() as parts:
-            parts.enter_context(checked_for_fsdp2(self.state.model, self.plan, self.trial))
+            parts.enter_context(calls_checked(self.state.model, self.plan, self.trial))
             run_dir = parts.enter_context(self.folder).path
             checkpoints = Checkpoints(
                 *(self.plan, start, self.state, run_dir),
