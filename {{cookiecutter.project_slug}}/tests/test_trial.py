@@ -489,6 +489,7 @@ class Unusual(nn.Module):
         self.temperature, self.random = 1.0, np.random.default_rng(0)
         self.latest = torch.zeros(1)
         self.cache: Tensor | None = None
+        self.hidden: Tensor | None = None
         self.steps = {"warmup": 2}
 
     def forward(self, inputs: Tensor) -> Tensor:
@@ -498,6 +499,7 @@ class Unusual(nn.Module):
             self.flat.weight.div_(self.flat.weight.norm())
         self.temperature *= 0.9 + 0.1 * self.random.random()
         self.latest, self.cache, self.shape = inputs.mean(), inputs, inputs.shape
+        self.hidden = self.latest if self.hidden is None else self.hidden + self.latest
         logits: Tensor = self.flat(self.norm(inputs)) * self.frozen
         return logits
 
@@ -506,14 +508,8 @@ def test_what_is_unusual_in_a_model_is_found() -> None:
     network = Unusual()
     trial = trial_of(network=network)
     assert trial.without_gradient == ["idle.weight", "idle.bias"]
-    assert trial.changed_state == [
-        "flat.weight",
-        "calls",
-        "uses",
-        "temperature",
-        "random",
-        "latest",
-    ]
+    written = ["flat.weight", "calls", "uses", "temperature", "random", "latest", "hidden"]
+    assert trial.changed_state == written
     assert (network.temperature, network.latest, network.cache) == (1.0, torch.zeros(1), None)
     assert not hasattr(network, "shape")
     assert network.state_dict()["norm.num_batches_tracked"] == network.calls == 0

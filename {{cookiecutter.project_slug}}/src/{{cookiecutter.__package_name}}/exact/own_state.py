@@ -1,7 +1,7 @@
 """What a forward pass changes by itself, which makes results depend on the placement."""
 
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from hashlib import blake2b
 
@@ -84,7 +84,7 @@ def own_state(model: nn.Module) -> dict[str, str]:
     """Return a digest of weights, of attributes, and of buffers but BatchNorm's.
 
     An attribute may be a counter, a temperature, a queue, or a generator of random numbers. One
-    that is None is left out: it may be a cache.
+    that is None counts as not set.
     """
     attributes = {
         f"{name}.{key}".lstrip("."): _digest_of_all(value)
@@ -96,6 +96,21 @@ def own_state(model: nn.Module) -> dict[str, str]:
         name: str(int(total)) for name, total in _sums(dict(model.named_parameters())).items()
     }
     return {**weights, **_digests(model), **attributes}
+
+
+def changed_state(
+    model: nn.Module, before: Mapping[str, str], repeat: Callable[[], object]
+) -> list[str]:
+    """Return the state that a forward pass has changed.
+
+    What it has set first may be a cache: a repeated pass changes only state that is carried on.
+    """
+    after = own_state(model)
+    new = {name: digest for name, digest in after.items() if name not in before}
+    if new:
+        repeat()
+        after = own_state(model)
+    return [name for name, digest in {**before, **new}.items() if after.get(name) != digest]
 
 
 def _attributes(module: nn.Module) -> dict[str, object]:

@@ -4,6 +4,7 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
@@ -13,7 +14,7 @@ from ..batches.evaluation import Score, Summarize, as_numbers, check_rows, check
 from ..batches.loaders import Collate, MapDataset
 from ..batches.sampling import sample_order
 from ..batches.seeds import seed_all
-from ..exact.own_state import own_state, state_restored
+from ..exact.own_state import changed_state, own_state, state_restored
 from ..settings.errors import SettingError
 from ..settings.run_config import RunConfig
 from .call_order import calls_noted
@@ -86,20 +87,23 @@ def try_out(
     samples = order[: _num_tried(model, config.micro_batch_size)].tolist()
     names = model.state_dict().keys()
     batch = read_batch(train_set, collate, samples)
-    seed_all(0)
+
+    def compute() -> Any:
+        seed_all(0)
+        return call_users("compute_loss", compute_loss, called, batch)
+
     # The counter knows no other kernel of attention on a CPU.
     kernel, counter = sdpa_kernel(SDPBackend.MATH), FlopCounter()
     before, calls = own_state(model), list[str]()
     with state_restored(model):
         with _all_cores(model), counter, kernel, calls_noted(model, calls.append):
             with backward_refused(model):
-                result = call_users("compute_loss", compute_loss, called, batch)
+                result = compute()
             loss, items_per_sample = check_loss(result, len(samples))
             with errors_named("model.py", "the backward pass of compute_loss"):
                 torch.autograd.backward(loss)
         check_names(names, model)
-        after = own_state(model)
-    changed = [name for name, digest in before.items() if after.get(name) != digest]
+        changed = changed_state(model, before, compute)
     without = check_gradients({n: p for n, p in model.named_parameters() if p.requires_grad})
     flops_per_sample = counter.get_total_flops() / len(samples)
     part = None
