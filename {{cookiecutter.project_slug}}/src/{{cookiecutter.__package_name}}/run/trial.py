@@ -4,6 +4,7 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -87,16 +88,12 @@ def try_out(
     samples = order[: _num_tried(model, config.micro_batch_size)].tolist()
     names = model.state_dict().keys()
     batch = read_batch(train_set, collate, samples)
-
-    def compute() -> Any:
-        seed_all(0)
-        return call_users("compute_loss", compute_loss, called, batch)
-
+    compute = partial(_computed, compute_loss, called, batch)
     # The counter knows no other kernel of attention on a CPU.
     kernel, counter = sdpa_kernel(SDPBackend.MATH), FlopCounter()
     before, calls = own_state(model), list[str]()
-    with state_restored(model):
-        with _all_cores(model), counter, kernel, calls_noted(model, calls.append):
+    with state_restored(model), _all_cores(model):
+        with counter, kernel, calls_noted(model, calls.append):
             with backward_refused(model):
                 result = compute()
             loss, items_per_sample = check_loss(result, len(samples))
@@ -118,6 +115,12 @@ def try_out(
         check_sum(compute_loss, called, validation_set, collate, size)
     found = (without, changed, items_per_sample, flops_per_sample, part, were_evaluating)
     return Trial(*found, called.has_second_derivative, calls)
+
+
+def _computed(compute_loss: ComputeLoss, model: nn.Module, batch: Any) -> Any:
+    """Return what `compute_loss` returns, with the same random numbers at every call."""
+    seed_all(0)
+    return call_users("compute_loss", compute_loss, model, batch)
 
 
 def _num_tried(model: nn.Module, most: int) -> int:
