@@ -89,8 +89,12 @@ class SameCalls:
         if call not in self._units:
             return
         order, used = self._passes[self._number]
-        if call != order[self._position]:
-            raise _other_call(f"comes to {call}, and came to {order[self._position]}")
+        expected = order[self._position]
+        if call != expected:
+            # The model itself has no name.
+            raise _other_call(
+                f"comes to {call or 'the model'}, and came to {expected or 'the model'}"
+            )
         self._position += 1
         if call == END:
             if skipped := sorted(used - self._used):
