@@ -32,6 +32,7 @@ class GradientSum:
         self.is_ddp = isinstance(parallel_model, DistributedDataParallel)
         self.shards = sharded_modules(parallel_model)
         self.parameters = [p for p in parallel_model.parameters() if p.requires_grad]
+        self.has_complex = any(parameter.is_complex() for parameter in self.parameters)
         self.has_gradient = [False] * len(self.parameters)
         """Which parameters had a gradient in one of the step's passes; the others keep None."""
 
@@ -52,21 +53,23 @@ class GradientSum:
         for index, parameter in enumerate(self.parameters):
             self.has_gradient[index] |= parameter.grad is not None
         if self.num_collected < self.num_passes:
-            self.tree.add([real_view(_gradient(parameter)) for parameter in self.parameters])
+            self.tree.add(self._as_real(self._gradients()))
             for parameter in self.parameters:
                 parameter.grad = None
             return
         if not self.is_ddp:
-            gradients = [_gradient(parameter) for parameter in self.parameters]
-            self.tree.finish(list(map(real_view, gradients)))
+            gradients = self._gradients()
+            self.tree.finish(self._as_real(gradients))
             for index, parameter in enumerate(self.parameters):
                 parameter.grad = gradients[index] if self.has_gradient[index] else None
         self.tree.clear()
         self.has_gradient = [False] * len(self.parameters)
         self.num_collected = 0
 
+    def _gradients(self) -> list[Tensor]:
+        """Return the gradient of each parameter in this pass."""
+        gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in self.parameters]
+        return [g.resolve_conj() for g in gradients] if self.has_complex else gradients
 
-def _gradient(parameter: Tensor) -> Tensor:
-    if parameter.grad is None:
-        return torch.zeros_like(parameter)
-    return parameter.grad.resolve_conj()
+    def _as_real(self, gradients: list[Tensor]) -> list[Tensor]:
+        return list(map(real_view, gradients)) if self.has_complex else gradients
