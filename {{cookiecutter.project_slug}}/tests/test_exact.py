@@ -1,5 +1,6 @@
 import itertools
 import os
+import sys
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -133,7 +134,9 @@ class Products(nn.Module):
     ],
     ids=["channels_last", "complex", "complex_transposed", "transposed", "with_gaps", "scalar"],
 )
-def test_ddp_sums_gradients_of_any_layout(values: Tensor, tmp_path: Path) -> None:
+def test_ddp_sums_gradients_of_any_layout(
+    values: Tensor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     config = TrainConfig(global_batch_size=32, micro_batch_size=8, placement="single")
     devices = replace(find_devices(config, "single"), exact=True)
     plan = make_plan(config, devices, num_train_samples=100)
@@ -151,6 +154,8 @@ def test_ddp_sums_gradients_of_any_layout(values: Tensor, tmp_path: Path) -> Non
             gradient_sum.collect()
         return [parameter.grad for parameter in model.parameters()]
 
+    # PyTorch replaces it, for good, by one that writes the rank before each line.
+    monkeypatch.setattr(sys, "excepthook", sys.excepthook)
     dist.init_process_group("gloo", f"file://{tmp_path}/store", rank=0, world_size=1)
     try:
         parallel = gradients_of(DistributedDataParallel(Products(values)))
