@@ -30,6 +30,8 @@ from .tiny.data import NUM_FEATURES, load
 from .tiny.model import Classifier
 
 CONFIG = TrainConfig()
+# PyTorch warns of its own functions.
+IMPORTS_TORCH_JIT = pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning")
 
 
 def make() -> nn.Module:
@@ -373,6 +375,7 @@ def test_a_loss_may_have_gradients_in_it() -> None:
         trial_of(by_backward)
 
 
+@IMPORTS_TORCH_JIT
 @pytest.mark.parametrize("is_forward", [False, True])
 def test_a_model_inside_functions_of_torch_func_is_refused(is_forward: bool) -> None:
     """DDP ends in an error of a data pointer."""
@@ -504,6 +507,7 @@ class Unusual(nn.Module):
         return logits
 
 
+@IMPORTS_TORCH_JIT
 def test_what_is_unusual_in_a_model_is_found() -> None:
     network = Unusual()
     trial = trial_of(network=network)
