@@ -14,7 +14,7 @@ from ..distributed.collectives import gather_from_ranks, is_distributed
 from ..distributed.devices import Devices
 from ..distributed.shards import local_part
 
-# Of the others, a module has the attributes of its class.
+# Those that PyTorch gives every module; all others are the user's, or their layer's.
 ATTRIBUTES_OF_ALL = vars(nn.Module()).keys()
 
 
@@ -150,13 +150,9 @@ def state_restored(model: nn.Module) -> Iterator[None]:
 
 
 def _digests(model: nn.Module) -> dict[str, str]:
-    return {name: _digest(buffer) for name, buffer in buffers_of_others(model).items()}
-
-
-def buffers_of_others(model: nn.Module) -> dict[str, Tensor]:
-    """Return the buffers by name, without those of BatchNorm, which `BatchNormSum` keeps alike."""
+    """Return those of buffers but BatchNorm's, which `BatchNormSum` keeps alike on all ranks."""
     return {
-        name: buffer
+        name: _digest(buffer)
         for name, buffer in model.named_buffers()
         if not isinstance(model.get_submodule(name.rpartition(".")[0]), _BatchNorm)
     }
