@@ -21,6 +21,7 @@ import sys
 from pathlib import Path
 
 import nox
+from filelock import FileLock  # It comes with nox, by way of virtualenv.
 
 ROOT = Path(__file__).parent
 CONSTRAINTS = ROOT / "constraints.txt"
@@ -399,14 +400,17 @@ def share_runtime(session: nox.Session) -> None:
     # The last thing written, so that an installation cut off in the middle is made again.
     site_packages = runtime / "site-packages.txt"
     python = runtime / Path(session.bin).name / "python"
-    if not site_packages.exists():
-        for outdated in runtime.parent.glob(f"runtime-{version}-*"):
-            shutil.rmtree(outdated)
-        session.log("Installing torch and the project's other dependencies, once.")
-        subprocess.run([own_python, "-m", "venv", runtime], check=True)
-        command = [str(python), "-m", "pip", "install", "--quiet", "--constraint", str(CONSTRAINTS)]
-        subprocess.run([*command, *PROJECT_REQUIREMENTS], check=True)
-        site_packages.write_text(output_of(python, SHOW_SITE_PACKAGES), encoding="utf-8")
+    # One session installs, and others that started beside it wait.
+    with FileLock(runtime.parent / f"runtime-{version}.lock"):
+        if not site_packages.exists():
+            for outdated in runtime.parent.glob(f"runtime-{version}-*"):
+                shutil.rmtree(outdated)
+            session.log("Installing torch and the project's other dependencies, once.")
+            subprocess.run([own_python, "-m", "venv", runtime], check=True)
+            pinned = ["--constraint", str(CONSTRAINTS), *PROJECT_REQUIREMENTS]
+            subprocess.run([python, "-m", "pip", "install", "--quiet", *pinned], check=True)
+            found = output_of(python, SHOW_SITE_PACKAGES)
+            site_packages.write_text(found, encoding="utf-8")
     lent = Path(output_of(own_python, SHOW_SITE_PACKAGES)) / "runtime.pth"
     lent.write_text(site_packages.read_text(encoding="utf-8"), encoding="utf-8")
     # With this session's Python, which has its own packages as well.
