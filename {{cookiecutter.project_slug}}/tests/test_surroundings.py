@@ -4,6 +4,7 @@ import errno
 import multiprocessing
 import os
 import select
+import shutil
 import signal
 import subprocess
 import sys
@@ -265,6 +266,91 @@ def test_a_run_that_ends_its_step_is_not_left(monkeypatch: pytest.MonkeyPatch) -
         stop.agree()
         time.sleep(0.4)
     assert (stop.reason, left) == ("SIGTERM", [])
+
+
+@NEEDS_POSIX
+def test_a_run_that_hangs_before_its_ranks_agree_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    stop, left = signals_of(monkeypatch)
+    stop._group = object()
+    work = SimpleNamespace(wait=lambda: None)
+    monkeypatch.setattr(torch.distributed, "all_reduce", lambda *_, **__: work)
+    with stop:
+        signal.raise_signal(signal.SIGTERM)
+        time.sleep(0.1)
+        stop.agree()  # The other rank knows of the signal after the next step only.
+        assert (stop.reason, left) == (None, [])
+        time.sleep(0.6)
+        assert len(left) == 1
+
+
+FORKS = """
+
+
+def fork_and_end():
+    import multiprocessing, time
+    process = multiprocessing.get_context("fork").Process(target=time.sleep, args=(60,))
+    process.start()
+    time.sleep(0.2)
+    process.terminate()
+    process.join(10)
+    assert process.exitcode == -15, process.exitcode
+"""
+IN_PREPARE = "\n\ndef prepare(config):\n    fork_and_end()\n"
+IN_SUMMARIZE = """
+
+summarize_without = summarize
+
+
+def summarize(scores):
+    fork_and_end()
+    return summarize_without(scores)
+"""
+
+
+@NEEDS_POSIX
+@pytest.mark.parametrize(("file", "calling"), [("data.py", IN_PREPARE), ("model.py", IN_SUMMARIZE)])
+def test_the_end_of_a_forked_process_is_not_that_of_the_run(
+    file: str, calling: str, tmp_path: Path
+) -> None:
+    flags = [*SHORT, "--eval-every", "1", "--run-dir", str(tmp_path / "run")]
+    changed = changed_sources(tmp_path, file, FORKS + calling)
+    process = start("train", *flags, PYTHONPATH=changed)
+    printed = finish(process)
+
+    assert process.returncode == 0, printed
+    assert read_summary(tmp_path / "run")["stopped_by"] is None
+
+
+DISK_IS_FULL_AT_THE_END = """
+
+write_before = write_json
+
+
+def write_json(file, values):
+    if file.name == "summary.json":
+        raise OSError(28, "No space left on device", str(file))
+    write_before(file, values)
+"""
+
+
+def test_results_that_rank_0_cannot_write_are_one_line_for_all(tmp_path: Path) -> None:
+    flags = [*SHORT, "--num-processes", "2", "--run-dir", str(tmp_path / "run")]
+    changed = changed_sources(tmp_path, "checkpoint/atomic.py", DISK_IS_FULL_AT_THE_END)
+    process = start("reference.ddp", *flags, PYTHONPATH=changed)
+    printed = finish(process)
+
+    assert process.returncode == 1, printed
+    assert "Traceback" not in printed
+    [line] = [line for line in printed.splitlines() if line.startswith("error: ")]
+    assert "summary.json: No space left on device" in line, printed
+
+
+def changed_sources(folder: Path, file: str, code: str) -> str:
+    """Return a copy of the sources with code at the end of a file."""
+    sources = shutil.copytree(tiny_sources(), folder / "sources")
+    with (sources / PACKAGE / file).open("a", encoding="utf-8") as end:
+        end.write(code)
+    return str(sources)
 
 
 @NEEDS_POSIX

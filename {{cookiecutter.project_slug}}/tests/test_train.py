@@ -185,6 +185,46 @@ def test_random_numbers_of_an_evaluation_are_those_of_the_batch() -> None:
     assert [batches[-1] for batches in of_ranks] == [alone[-1]] * 2
 
 
+def arrays_of(samples: list[int]) -> tuple[Any, ...]:
+    return np.array(samples), np.float64(0.5), samples, "text"
+
+
+def test_workers_give_batches_as_they_are_read() -> None:
+    class Numbers:
+        def __len__(self) -> int:
+            return 2
+
+        def __getitem__(self, index: int) -> int:
+            return index
+
+    devices = Devices("single", torch.device("cpu"), 0, 1)
+    configs = [TrainConfig(num_workers=number) for number in (0, 1)]
+    loaders = [EvaluationLoader(Numbers(), arrays_of, config, devices) for config in configs]
+    [[(_, here)], [(_, there)]] = map(list, loaders)
+    assert [type(part) for part in there] == [type(part) for part in here]
+    assert repr(there) == repr(here)
+
+
+def test_an_evaluation_makes_room_for_the_scores_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[int] = []
+    new_zeros = torch.Tensor.new_zeros
+
+    def noted(self: torch.Tensor, *sizes: Any, **options: Any) -> torch.Tensor:
+        made.append(1)
+        return new_zeros(self, *sizes, **options)
+
+    config, devices = TrainConfig(), Devices("single", torch.device("cpu"), 0, 1)
+    loader = EvaluationLoader(load("validation"), None, config, devices)
+    monkeypatch.setattr(torch.Tensor, "new_zeros", noted)
+    evaluation.evaluate(
+        torch.nn.Identity(),
+        loader,
+        lambda network, batch: {"first": batch[0][:, 0], "class": batch[1]},
+        lambda scores: {"mean": scores["first"].mean().item()},
+    )
+    assert len(made) == 2
+
+
 def test_a_loss_that_draws_from_numpy_and_random_has_the_same_bits_with_workers(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -98,8 +98,8 @@ def main() -> None:
         with lost_peers_named():
             PEERS.join(JOIN_SECONDS)
             evaluate_run(settings)
-        check_printed()
-        leave_process_group()
+            check_printed()
+            leave_process_group()
 
 
 if __name__ == "__main__":

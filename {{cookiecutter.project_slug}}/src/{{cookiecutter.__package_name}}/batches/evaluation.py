@@ -56,8 +56,9 @@ def evaluate(
         for name, values in score(model, batch).items():
             if samples is not None:
                 check_rows(name, values, loader.num_read(samples))
-            shape = (loader.num_samples, *values.shape[1:])
-            column = columns.setdefault(name, values.new_zeros(shape))
+            if name not in columns:
+                columns[name] = values.new_zeros((loader.num_samples, *values.shape[1:]))
+            column = columns[name]
             check_same_rows(name, column, values)
             column[counted.start : counted.stop] = values[: len(counted)]
     model.train(was_training)

@@ -38,6 +38,7 @@ class WorkerLoader(DataLoader[Any]):
             num_workers=num_workers,
             timeout=TIMEOUT_SECONDS,
             worker_init_fn=partial(_set_threads, threads),
+            collate_fn=_unchanged,
             **options,
         )
         atexit.register(_kill_workers)
@@ -57,6 +58,11 @@ class WorkerLoader(DataLoader[Any]):
             if not str(error).startswith(("DataLoader worker", "DataLoader timed out")):
                 raise
             raise _worker_error(error) from error
+
+
+def _unchanged(batch: Any) -> Any:
+    """Return a batch as it was read; without this, workers would make tensors of its arrays."""
+    return batch
 
 
 def _set_threads(threads: int, worker: int) -> None:

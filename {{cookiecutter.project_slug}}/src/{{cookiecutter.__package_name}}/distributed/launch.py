@@ -60,7 +60,7 @@ def _train(train: Callable[[Config], None], config: Config) -> None:
         if not config.plan_only:
             PEERS.join(config.join_seconds)
         train(config)
-    leave_process_group()
+        leave_process_group()
     if WATCH.has_stopped_run:
         sys.exit(config.stop_exit_code)
 

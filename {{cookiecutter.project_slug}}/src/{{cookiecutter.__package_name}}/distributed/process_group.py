@@ -12,8 +12,8 @@ from .collectives import is_distributed
 from .devices import Devices
 from .peers import PEERS
 
-# Timeout of a collective: a rank was lost, or rank 0 is still writing the results. Not 600: that
-# is Accelerate's default, which it does not pass on, and gloo would wait for 30 minutes.
+# Timeout of a collective: a rank was lost, or rank 0 is still writing the results. Not 600:
+# Accelerate drops a timeout that equals its default, and gloo would then wait for 30 minutes.
 PROCESS_GROUP_TIMEOUT_SECONDS = 601
 
 
@@ -47,6 +47,8 @@ def leave_process_group() -> None:
     Otherwise one run in ten ends with "terminate called without an active exception".
     """
     if is_distributed():
+        # Rank 0 may still write results, and tell the others why it cannot.
+        dist.barrier()
         PEERS.leave()
         gc.collect()
         dist.barrier()

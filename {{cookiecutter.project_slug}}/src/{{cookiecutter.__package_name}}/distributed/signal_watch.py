@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from typing import Any
 
 from ..settings.output import STDERR, write_or_drop
 
@@ -36,6 +37,9 @@ class SignalWatch:
         self.progressed_at = 0.0
         """When the run last did something, in seconds of `time.monotonic`."""
 
+        self.replaced: dict[int, Any] = {}
+        """The handlers that a run has replaced by its own."""
+
         self._call: Callable[[int], None] = leave_unsaved
         self._pipe: tuple[int, int] | None = None
 
@@ -56,8 +60,14 @@ class SignalWatch:
         threading.Thread(target=self._read, args=(self._pipe[0],), daemon=True).start()
 
     def progress(self) -> None:
-        """Note that the run does not hang: another batch of an evaluation; steps call `agree`."""
+        """Note that the run made progress: a step, or a batch of an evaluation."""
         self.progressed_at = time.monotonic()
+
+    def restore_handlers(self) -> None:
+        """Set the handlers again that the run has replaced."""
+        for number, handler in self.replaced.items():
+            signal.signal(number, handler)
+        self.replaced = {}
 
     def stop(self) -> None:
         """Leave signals to whoever sets handlers next."""
@@ -70,6 +80,14 @@ class SignalWatch:
                 signal.signal(number, default)
         os.close(self._pipe[1])
         self._pipe = None
+
+    def leave_child_alone(self) -> None:
+        """In a process that this one has forked: its signals are not those of the run.
+
+        Without this, `terminate()` of a worker would stop the run, and not the worker.
+        """
+        self.restore_handlers()
+        self.stop()
 
     def _read(self, descriptor: int) -> None:
         with contextlib.suppress(OSError):
@@ -104,3 +122,5 @@ def _do_nothing(number: int, frame: object) -> None:
 
 
 WATCH = SignalWatch()
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=WATCH.leave_child_alone)

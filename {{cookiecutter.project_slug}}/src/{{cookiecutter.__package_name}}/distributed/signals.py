@@ -5,10 +5,10 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from datetime import timedelta
-from types import FrameType, TracebackType
-from typing import Any
+from types import FrameType
+from typing import Any, Self
 
 import torch
 import torch.distributed as dist
@@ -20,14 +20,14 @@ from .signal_watch import SIGNALS, WATCH, leave, leave_unsaved
 
 # A launcher and a scheduler may send the same signal; a later one is another request.
 ECHO_SECONDS = 2.0
-# Without the end of a step or batch for so long after a signal, the first or another one, the run
-# is taken for hung.
+# Seconds without progress, a step or a batch of an evaluation, after the first or a repeated signal,
+# until the run counts as hung.
 GRACE_SECONDS, REPEATED_SECONDS = 300.0, 10.0
 KEPT = "; the latest complete checkpoint is kept"
 CTRL_C_MESSAGE = b"\nstopping with a checkpoint; press Ctrl-C again to exit immediately\n"
 
 
-class StopSignals(AbstractContextManager["StopSignals"]):
+class StopSignals:
     """Records SIGTERM, SIGINT, SIGUSR1 and SIGHUP; a second SIGTERM or Ctrl-C exits immediately.
 
     Ranks exchange what they recorded by an all-reduce on the CPU, which overlaps the next step:
@@ -57,11 +57,10 @@ class StopSignals(AbstractContextManager["StopSignals"]):
         self._echo = ECHO_SECONDS if is_distributed else 0.0
         self._highest = torch.zeros(1, dtype=torch.int32)
         self._exchange: dist.Work | None = None
-        self._handlers: dict[int, signal._HANDLER] = {}
 
-    def __enter__(self) -> "StopSignals":
+    def __enter__(self) -> Self:
         if threading.current_thread() is threading.main_thread():
-            self._handlers = {
+            WATCH.replaced = {
                 number: signal.signal(number, self._record)
                 for number in SIGNALS
                 # As nohup does it: what is ignored stays so.
@@ -70,12 +69,7 @@ class StopSignals(AbstractContextManager["StopSignals"]):
             WATCH.start(self._watch)
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, kind: Any, error: Any, traceback: Any) -> None:
         if kind is None and self._exchange:
             self._exchange.wait()
         with self._lock:  # The thread must not start another timer.
@@ -84,18 +78,16 @@ class StopSignals(AbstractContextManager["StopSignals"]):
                 self._grace.cancel()
         # Launcher and scheduler may both send the signal: the second must not kill a run that
         # is about to exit.
-        if self.reason is None:
-            for number, handler in self._handlers.items():
-                signal.signal(number, handler)
-            if self._handlers and WATCH.is_of_program:
+        if self.reason is None and WATCH.replaced:
+            WATCH.restore_handlers()
+            if WATCH.is_of_program:
                 WATCH.start(leave_unsaved)
-            elif self._handlers:
+            else:
                 WATCH.stop()
 
     def agree(self) -> None:
         """Set `reason` if a rank has received a signal; all ranks call it after every step."""
-        if self._grace:
-            self._grace.cancel()
+        WATCH.progress()
         highest = self._recorded
         if self._group is not None:
             if self._exchange:
@@ -158,13 +150,14 @@ class StopSignals(AbstractContextManager["StopSignals"]):
         """Leave in `seconds`, unless there was progress within `limit`: then wait again."""
 
         def check() -> None:
-            left = WATCH.progressed_at + limit - time.monotonic()
-            if left <= 0 or leave_at_once:
-                name = signal.Signals(number).name
-                return leave(number, f"no step ended within {limit:.0f} s after {name}{KEPT}")
             with self._lock:
-                if not self._has_ended and self.reason is None:
-                    self._start_timer(number, left, limit, leave_at_once=False)
+                left = WATCH.progressed_at + limit - time.monotonic()
+                if self._has_ended or self.reason is not None:
+                    return
+                if left > 0 and not leave_at_once:
+                    return self._start_timer(number, left, limit, leave_at_once=False)
+            name = signal.Signals(number).name
+            leave(number, f"no step ended within {limit:.0f} s after {name}{KEPT}")
 
         self._grace = threading.Timer(max(seconds, 0.0), check)
         self._grace.daemon = True
