@@ -117,10 +117,10 @@ def test_a_description_is_what_json_gives_back(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("described", "reason"),
     [
-        ([1], "returned a value as a list which"),
-        ({0: "cat"}, "returned a value as a dict whose keys are no texts, which"),
-        ({"names": {0: "cat"}}, "returned 'names' as a dict whose keys are no texts, which"),
-        ({"a": [{"b": {1}}]}, r"returned 'a'\[0\]\['b'\] as a set which JSON cannot hold"),
+        ([1], "returned a value, a list, which"),
+        ({0: "cat"}, "returned a value, a dict with other keys than strings, which"),
+        ({"names": {0: "cat"}}, "returned 'names', a dict with other keys than strings, which"),
+        ({"a": [{"b": {1}}]}, r"returned 'a'\[0\]\['b'\], a set, which JSON cannot hold"),
     ],
 )
 def test_a_description_that_json_cannot_hold_is_refused(described: Any, reason: str) -> None:

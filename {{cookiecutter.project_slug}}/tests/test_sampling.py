@@ -11,8 +11,8 @@ from my_run.batches.plan import make_plan
 from my_run.batches.sampling import (
     EvaluationSampler,
     MicroBatch,
-    TrainSampler,
     sample_order,
+    train_micro_batches,
 )
 from my_run.batches.seeds import (
     ORDER_STREAM,
@@ -31,19 +31,12 @@ STEPS_PER_EPOCH = 4
 def micro_batches(
     rank: int = 0, world_size: int = 1, steps: range = range(1, 11), devices: int = 1
 ) -> list[list[MicroBatch]]:
-    config = TrainConfig(global_batch_size=GLOBAL, micro_batch_size=MICRO)
-    job = Devices("ddp", torch.device("cpu"), rank, world_size, devices)
-    sampler = TrainSampler(
-        NUM_SAMPLES,
-        global_batch_size=GLOBAL,
-        micro_batch_size=MICRO,
-        seed=7,
-        steps=steps,
-        passes=make_plan(config, job, num_train_samples=NUM_SAMPLES).passes,
-        devices_per_process=devices,
+    config = TrainConfig(
+        global_batch_size=GLOBAL, micro_batch_size=MICRO, seed=7, max_steps=steps[-1]
     )
-    assert len(sampler) == len(list(sampler))
-    return list(sampler)
+    job = Devices("ddp", torch.device("cpu"), rank, world_size, devices)
+    plan = make_plan(config, job, num_train_samples=NUM_SAMPLES, start_step=steps[0] - 1)
+    return list(train_micro_batches(plan))
 
 
 def in_step_order(world_size: int) -> list[MicroBatch]:

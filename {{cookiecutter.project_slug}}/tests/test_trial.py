@@ -1,7 +1,7 @@
 """What is wrong in the user's files is one line before training, which names file and function."""
 
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -16,6 +16,7 @@ from torch.utils.data import IterableDataset
 from my_run.batches.evaluation import as_numbers
 from my_run.run import passes, users_code
 from my_run.run import trial as trials
+from my_run.run.samples import norms_of
 from my_run.run.trial import (
     Trial,
     try_out,
@@ -145,9 +146,9 @@ def test_data_that_is_wrong_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     # The user's files are those of the tiny job here, and are named as such.
     monkeypatch.setattr(users_code, "__file__", str(TINY / "run" / "users_code.py"))
     with pytest.raises(SettingError, match=r"data\.py: load_split returned a Stream for train"):
-        trial_of(train_set=Stream())
+        norms_of("train", cast(Any, Stream()), None)
     with pytest.raises(SettingError, match=r"data\.py: load_split returned no samples for train"):
-        trial_of(train_set=[])
+        norms_of("train", [], None)
     pairs = [(torch.zeros(NUM_FEATURES), torch.tensor(index % 10)) for index in range(20)]
     with pytest.raises(SettingError, match=r"reading a batch .* failed: KeyError: 'label'"):
         trial_of(train_set=pairs, collate=broken_collate)

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from ..distributed.devices import Devices
 from ..settings.errors import SettingError
 from ..settings.run_config import RunConfig
-from .sampling import micro_batches_of, steps_per_epoch
 from .seeds import seed_forward
 
 
@@ -51,10 +50,14 @@ class Plan:
         first = self.devices.rank * self.gradient_accumulation_steps
         return range(first, first + self.gradient_accumulation_steps)
 
+    def micro_batches(self, k: int) -> range:
+        """Return those of forward pass k of a step: one, or one per GPU of DataParallel."""
+        count = self.devices.devices_per_process
+        return range(k * count, (k + 1) * count)
+
     def seed_forward(self, step: int, k: int) -> None:
         """Seed dropout for forward pass k of a step: the same numbers on any placement."""
-        micro_batches = micro_batches_of(k, self.devices.devices_per_process)
-        seed_forward(self.config.seed, step, micro_batches)
+        seed_forward(self.config.seed, step, self.micro_batches(k))
 
     def logs_at(self, step: int) -> bool:
         """Return whether a training line is due after `step`: also after the first and the last."""
@@ -88,7 +91,8 @@ def make_plan(
         SettingError: the training set is smaller than a global batch, or the run is already past
             its last step.
     """
-    per_epoch = steps_per_epoch(num_train_samples, config.global_batch_size)
+    # Whole global batches only; each epoch leaves out other samples, because its order is another.
+    per_epoch = num_train_samples // config.global_batch_size
     if not per_epoch:
         raise SettingError(
             f"global_batch_size ({config.global_batch_size}) is more than the {num_train_samples} "

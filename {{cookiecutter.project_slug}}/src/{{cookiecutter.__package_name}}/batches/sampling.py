@@ -13,6 +13,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import Sampler
 
+from ..settings.run_config import RunConfig
+from .plan import Plan
 from .seeds import DATA_STREAM, EVALUATION_STREAM, ORDER_STREAM, derive_seed
 
 
@@ -21,14 +23,6 @@ class MicroBatch(NamedTuple):
 
     samples: Sequence[int]
     seed: int
-
-
-def steps_per_epoch(num_samples: int, global_batch_size: int) -> int:
-    """Return the optimizer steps of one epoch: only whole global batches.
-
-    The samples left out differ from epoch to epoch, because the order does.
-    """
-    return num_samples // global_batch_size
 
 
 def sample_order(num_samples: int, seed: int, epoch: int) -> Tensor:
@@ -41,63 +35,23 @@ def sample_order(num_samples: int, seed: int, epoch: int) -> Tensor:
     return torch.randperm(num_samples, generator=generator, dtype=dtype)
 
 
-def micro_batches_of(k: int, devices_per_process: int) -> range:
-    """Return the micro-batches of forward pass k of a step: one, or one per GPU of DataParallel."""
-    return range(k * devices_per_process, (k + 1) * devices_per_process)
+def train_micro_batches(plan: Plan) -> Iterator[list[MicroBatch]]:
+    """Yield the micro-batches of each forward pass that this rank has left."""
+    config, order_epoch, order = plan.config, -1, torch.empty(0)
+    for step in plan.steps:
+        epoch, batch = divmod(step - 1, plan.steps_per_epoch)
+        if epoch != order_epoch:
+            order_epoch, order = epoch, sample_order(plan.num_train_samples, config.seed, epoch)
+        start = batch * config.global_batch_size
+        samples = order[start : start + config.global_batch_size].tolist()
+        for k in plan.passes:
+            yield [_micro_batch(config, samples, step, number) for number in plan.micro_batches(k)]
 
 
-class TrainSampler(Sampler[list[MicroBatch]]):
-    """Yields the micro-batches of each forward pass of one rank.
-
-    Args:
-        num_samples: Size of the training set.
-        global_batch_size: Samples per optimizer step.
-        micro_batch_size: Samples per micro-batch.
-        seed: The run's seed.
-        steps: Optimizer steps to yield, from 1.
-        passes: Indices of this rank's forward passes in each step.
-        devices_per_process: Micro-batches per forward pass.
-    """
-
-    def __init__(
-        self,
-        num_samples: int,
-        *,
-        global_batch_size: int,
-        micro_batch_size: int,
-        seed: int,
-        steps: range,
-        passes: range,
-        devices_per_process: int = 1,
-    ) -> None:
-        self.num_samples = num_samples
-        self.global_batch_size = global_batch_size
-        self.micro_batch_size = micro_batch_size
-        self.seed = seed
-        self.steps = steps
-        self.passes = passes
-        self.devices_per_process = devices_per_process
-
-    def __len__(self) -> int:
-        return len(self.steps) * len(self.passes)
-
-    def __iter__(self) -> Iterator[list[MicroBatch]]:
-        per_epoch = steps_per_epoch(self.num_samples, self.global_batch_size)
-        order_epoch, order = -1, torch.empty(0)
-        for step in self.steps:
-            epoch, batch = divmod(step - 1, per_epoch)
-            if epoch != order_epoch:
-                order_epoch, order = epoch, sample_order(self.num_samples, self.seed, epoch)
-            start = batch * self.global_batch_size
-            global_batch = order[start : start + self.global_batch_size].tolist()
-            for k in self.passes:
-                numbers = micro_batches_of(k, self.devices_per_process)
-                yield [self._micro_batch(global_batch, step, number) for number in numbers]
-
-    def _micro_batch(self, global_batch: list[int], step: int, number: int) -> MicroBatch:
-        start = number * self.micro_batch_size
-        samples = global_batch[start : start + self.micro_batch_size]
-        return MicroBatch(samples, derive_seed(self.seed, DATA_STREAM, step, number))
+def _micro_batch(config: RunConfig, samples: list[int], step: int, number: int) -> MicroBatch:
+    start = number * config.micro_batch_size
+    seed = derive_seed(config.seed, DATA_STREAM, step, number)
+    return MicroBatch(samples[start : start + config.micro_batch_size], seed)
 
 
 class EvaluationSampler(Sampler[list[MicroBatch]]):

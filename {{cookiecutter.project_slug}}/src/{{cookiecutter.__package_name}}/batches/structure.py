@@ -47,7 +47,7 @@ def concatenate(batches: list[Any]) -> Any:
 def taken_apart(value: Any) -> tuple[bytes, list[Tensor]]:
     """Return the tensors and arrays of an object of any class, and its pickle without them.
 
-    Nothing of one that cannot be pickled.
+    Both are empty if it cannot be pickled.
     """
     rest = io.BytesIO()
     pickler = _TensorPickler(rest)

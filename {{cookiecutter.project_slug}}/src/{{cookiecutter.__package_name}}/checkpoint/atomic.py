@@ -56,7 +56,7 @@ def write_tensors(file: Path, tensors: Mapping[str, Tensor]) -> None:
     except SafetensorError as error:
         # safetensors raises an error of its own when the disk is full.
         raise OSError(str(error)) from error
-    with comfort("set the mode of files"):
+    with unsupported_is_said("set the mode of files"):
         file.chmod(mode)  # safetensors lets only the owner read the file.
     sync(file)
 
@@ -73,7 +73,7 @@ def sync(path: Path) -> None:
     if path.is_dir() and os.name == "nt":
         return  # Windows cannot open folders.
     what = "sync folders" if path.is_dir() else "sync files"
-    with comfort(f"{what}, so a crash of the machine may undo the last writes"):
+    with unsupported_is_said(f"{what}, so a crash of the machine may undo the last writes"):
         descriptor = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
         try:
             os.fsync(descriptor)
@@ -82,7 +82,7 @@ def sync(path: Path) -> None:
 
 
 @contextmanager
-def comfort(what: str) -> Iterator[None]:
+def unsupported_is_said(what: str) -> Iterator[None]:
     """Say once on stderr, instead of failing, that a file system cannot do what is not needed.
 
     Network and object-store mounts often cannot: CIFS, NFS, FUSE.

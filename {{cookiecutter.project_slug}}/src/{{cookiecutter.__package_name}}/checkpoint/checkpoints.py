@@ -6,7 +6,6 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, suppress
 from dataclasses import asdict, replace
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 from ..batches.plan import Plan
@@ -66,24 +65,19 @@ class Checkpoints(AbstractContextManager["Checkpoints"]):
 
     def record_validation(self, step: int, value: float, *, is_highest_best: bool) -> None:
         """Record the best validation result, whose checkpoint is kept."""
-        best, since = self.progress.best_value, self.progress.validations_since_best + 1
+        best, since = self.progress.best_value, self.progress.validations_since_best
         is_better = best is None or (value > best if is_highest_best else value < best)
+        changed: dict[str, Any] = {"validations_since_best": since + 1}
         if math.isfinite(value) and is_better:
-            self.progress = replace(self.progress, best_step=step, best_value=value)
-            since = 0
-        self.progress = replace(self.progress, validations_since_best=since)
+            changed = {"best_step": step, "best_value": value, "validations_since_best": 0}
+        self.progress = replace(self.progress, **changed)
 
     @property
     def has_ended(self) -> bool:
-        """Whether the last validations end the run."""
+        """Whether validation has not improved for as long as `patience` allows."""
         return self.progress.has_ended(self.plan.config.patience)
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, kind: Any, error: Any, traceback: Any) -> None:
         # The run folder is unlocked after this. A second Ctrl-C does not wait.
         if kind is None:
             self.wait()

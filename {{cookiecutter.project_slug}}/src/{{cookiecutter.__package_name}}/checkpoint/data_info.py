@@ -48,10 +48,10 @@ def _plain(name: str, value: Any) -> Any:
 
 
 def _not_json(name: str, value: Any) -> SettingError:
-    kind = type(value).__name__ + " whose keys are no texts," * isinstance(value, Mapping)
+    kind = type(value).__name__ + " with other keys than strings" * isinstance(value, Mapping)
     return SettingError(
-        f"data.py: describe returned {name} as a {kind} which JSON cannot hold; return a "
-        "dictionary, by text, of texts, numbers, lists and such dictionaries"
+        f"data.py: describe returned {name}, a {kind}, which JSON cannot hold; return a dictionary "
+        "with strings as keys, and strings, numbers, lists or such dictionaries as values"
     )
 
 
@@ -83,19 +83,20 @@ def check_same_data(start: Progress, num_train_samples: int, info: dict[str, Any
     Raises:
         SettingError: the training set had another size, or `describe` returned something else.
     """
-    if start.step and start.num_train_samples != num_train_samples:
+    if not start.step:
+        return
+    if start.num_train_samples != num_train_samples:
         raise SettingError(
             f"the training set has {num_train_samples} samples and had {start.num_train_samples} "
             f"up to step {start.step}; restore it, or try --allow-changes"
         )
-    is_known = start.step and start.data_info is not None
-    changed = changed_names(start.data_info or {}, info) if is_known else ""
-    if changed:
+    earlier = start.data_info or {}
+    if changed := changed_names(earlier, info):
         raise SettingError(
             f"the data has changed since step {start.step}: describe in data.py returns other "
             f"{changed}; restore it, or try --allow-changes"
         )
-    if is_known and (splits := changed_splits(start.data_info or {}, info)):
+    if splits := changed_splits(earlier, info):
         raise SettingError(
             f"data.py: load_split gives other samples of {', '.join(splits)} than up to "
             f"step {start.step}; {SAME_SAMPLES}, or try --allow-changes"

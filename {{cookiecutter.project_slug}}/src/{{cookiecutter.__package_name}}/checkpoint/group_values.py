@@ -12,7 +12,7 @@ from torch.optim import Optimizer
 from ..settings.errors import SettingError
 
 PREFIX = "param_groups/"
-# The first two are set in each step, the third is what they are a multiple of: a setting.
+# The weights; the rate, which is set in each step; and the setting that it is a multiple of.
 NOT_KEPT = ("params", "lr", "initial_lr")
 
 

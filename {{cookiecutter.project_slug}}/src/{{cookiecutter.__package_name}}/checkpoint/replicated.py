@@ -52,7 +52,10 @@ def load_weights(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
 
 
 def load_optimizer_state(model: nn.Module, optimizer: Optimizer, state: StateByParameter) -> None:
-    """Load rank 0's state on every rank; each has an initial one, to which the others add none."""
+    """Load rank 0's state on every rank; the others may give none.
+
+    It is copied into the initial state that each rank has.
+    """
     for name, values in optimizer_state(model, optimizer).items():
         # Some optimizers count steps in a number.
         targets = {key: torch.as_tensor(value) for key, value in values.items()}

@@ -25,12 +25,8 @@ from .peers import PEERS
 from .process_group import PROCESS_GROUP_TIMEOUT_SECONDS, ignore_warning_of_ddp
 from .program import package_name, program_name
 
-DISTRIBUTED_TYPES = {
-    "single": ("NO",),
-    "data_parallel": ("NO",),
-    "ddp": ("MULTI_CPU", "MULTI_GPU", "MULTI_XPU", "MULTI_NPU", "MULTI_MLU", "MULTI_HPU"),
-    "fsdp2": ("FSDP",),
-}
+# How the names of Accelerate's types begin, such as MULTI_GPU.
+DISTRIBUTED_TYPES = {"single": "NO", "data_parallel": "NO", "ddp": "MULTI_", "fsdp2": "FSDP"}
 
 
 def check_launcher(config: RunConfig, devices: Devices) -> None:
@@ -98,7 +94,7 @@ def make_accelerator(
         ],
     )
     kind, expected = accelerator.distributed_type.value, DISTRIBUTED_TYPES[devices.strategy]
-    if accelerator.num_processes != devices.world_size or kind not in expected:
+    if accelerator.num_processes != devices.world_size or not kind.startswith(expected):
         raise SettingError(
             f"Accelerate uses {accelerator.num_processes} process(es) of type {kind} instead of "
             f"{devices.world_size} of {devices.strategy}; type: torchrun "

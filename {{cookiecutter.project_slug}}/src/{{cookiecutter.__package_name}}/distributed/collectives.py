@@ -30,13 +30,6 @@ def min_over_ranks(tensor: Tensor) -> Tensor:
     return tensor
 
 
-def max_over_ranks(tensor: Tensor) -> Tensor:
-    """Return the element-wise maximum over all ranks, on every rank; in place."""
-    if is_distributed():
-        dist.all_reduce(tensor, dist.ReduceOp.MAX)
-    return tensor
-
-
 def gather_from_ranks(value: Shared) -> list[Shared]:
     """Return the values of all ranks, in their order, on every rank."""
     if not is_distributed():

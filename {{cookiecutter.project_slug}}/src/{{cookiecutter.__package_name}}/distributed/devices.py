@@ -33,7 +33,7 @@ class Devices:
     """Whether gradients are summed in a fixed order, for the same bits on any world size."""
 
     obstacle: str | None = None
-    """Why they cannot be; None if they can."""
+    """Why gradients cannot be summed in a fixed order; None if they can."""
 
     @property
     def is_main_process(self) -> bool:

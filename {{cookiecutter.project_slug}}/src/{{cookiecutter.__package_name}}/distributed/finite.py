@@ -5,7 +5,7 @@ from torch import Tensor
 
 from .collectives import min_over_ranks
 
-# Sums that are kept until they are looked at, at most.
+# The collected sums are looked at after this many steps at the latest.
 MOST_KEPT = 256
 
 

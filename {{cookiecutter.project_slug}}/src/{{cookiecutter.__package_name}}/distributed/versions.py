@@ -33,12 +33,6 @@ def obstacle_to_ordered_reduce_scatter() -> str | None:
     return f"FSDP2 can sum in a fixed order since torch 2.9, and this is {torch.__version__}"
 
 
-def set_reduce_scatter(shard: nn.Module, reduce_scatter: Any) -> None:
-    """Let a module that FSDP2 has sharded use this reduce-scatter; since torch 2.9."""
-    module: Any = shard
-    module.set_custom_reduce_scatter(reduce_scatter)
-
-
 def divide_after_reduce_scatter(model: nn.Module) -> None:
     """Let FSDP2 divide by the number of ranks itself, which is right in all versions.
 

@@ -12,7 +12,6 @@ from torch.nn.parallel import DistributedDataParallel
 
 from ..batches.plan import Plan
 from ..distributed.shards import sharded_modules
-from ..distributed.versions import set_reduce_scatter
 from .ddp import BucketExchange, real_view, reduce_bucket
 from .fsdp2 import OrderedReduceScatter
 from .tree import TreeSum
@@ -33,9 +32,6 @@ class GradientSum:
         self.shards = sharded_modules(parallel_model)
         self.parameters = [p for p in parallel_model.parameters() if p.requires_grad]
         self.has_complex = any(parameter.is_complex() for parameter in self.parameters)
-        self.has_gradient = [False] * len(self.parameters)
-        """Which parameters had a gradient in one of the step's passes; the others keep None."""
-
         self.tree = TreeSum(num_passes)
         self.num_passes = num_passes
         self.num_collected = 0
@@ -43,15 +39,17 @@ class GradientSum:
             exchange = BucketExchange(self.tree, self.parameters)
             parallel_model.register_comm_hook(exchange, reduce_bucket)
         for module in self.shards:
-            set_reduce_scatter(module, OrderedReduceScatter(num_passes))
+            # Since torch 2.9; before, no run with FSDP2 is exact.
+            module.set_custom_reduce_scatter(OrderedReduceScatter(num_passes))
 
     def collect(self) -> None:
-        """Take the gradients of a backward pass; after the last pass of a step, set their sum."""
-        if not self.enabled or self.shards or (self.num_passes == 1 and not self.is_ddp):
+        """Take the gradients of a backward pass; after the last pass of a step, set their sum.
+
+        It is zero where no pass has one.
+        """
+        if not self.enabled or self.shards or self.num_passes == 1:
             return
         self.num_collected += 1
-        for index, parameter in enumerate(self.parameters):
-            self.has_gradient[index] |= parameter.grad is not None
         if self.num_collected < self.num_passes:
             self.tree.add(self._as_real(self._gradients()))
             for parameter in self.parameters:
@@ -60,10 +58,9 @@ class GradientSum:
         if not self.is_ddp:
             gradients = self._gradients()
             self.tree.finish(self._as_real(gradients))
-            for index, parameter in enumerate(self.parameters):
-                parameter.grad = gradients[index] if self.has_gradient[index] else None
+            for parameter, gradient in zip(self.parameters, gradients, strict=True):
+                parameter.grad = gradient
         self.tree.clear()
-        self.has_gradient = [False] * len(self.parameters)
         self.num_collected = 0
 
     def _gradients(self) -> list[Tensor]:

@@ -48,7 +48,7 @@ class OwnChanges:
 
 
 def _sums(parameters: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return a sum over the bits of each parameter; of shards, of this rank's part."""
+    """Return a checksum of the bits of each parameter; under FSDP2, of this rank's shard."""
     parts = {name: local_part(parameter) for name, parameter in parameters.items()}
     # Subclasses, as of quantized weights, may have no bytes to look at.
     return {name: _sum_of_bits(part) for name, part in parts.items() if type(part) is Tensor}

@@ -13,7 +13,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from ..batches.means import exact_mean
 from ..batches.plan import Plan
-from ..distributed.collectives import max_over_ranks, sum_over_ranks
+from ..distributed.collectives import sum_over_ranks
 from ..distributed.shards import local_part
 from ..settings.errors import SettingError
 from .batch_norm import BatchNormSum
@@ -60,7 +60,7 @@ class StepSums:
         self.ddp = parallel_model if isinstance(parallel_model, DistributedDataParallel) else None
         self.parameters = [p for p in parallel_model.parameters() if p.requires_grad]
         self.optional = [p for n, p in model.named_parameters() if n in without_gradient]
-        self.is_used = torch.zeros(len(self.optional), dtype=torch.uint8, device=device)
+        self.is_used = torch.zeros(len(self.optional), dtype=torch.int32, device=device)
         for index, parameter in enumerate(self.optional):
             parameter.register_hook(self._mark_used(index))  # type: ignore[no-untyped-call]
 
@@ -94,16 +94,15 @@ class StepSums:
     def finish(self) -> None:
         """Divide the gradient by the items of the global batch; all ranks call it."""
         self.batch_norm.finish()
-        if not self.is_constant:
-            total = sum_over_ranks(self.items.clone()).sum()
-            factor = (self.items_per_pass * self.plan.passes_per_step / total).float()
-            for gradient in self._gradients():
-                gradient.mul_(factor)
         for parameter in self.parameters:
             if parameter.grad is None:
                 parameter.grad = torch.zeros_like(parameter)
+        if not self.is_constant:
+            total = sum_over_ranks(self.items.clone()).sum()
+            factor = (self.items_per_pass * self.plan.passes_per_step / total).float()
+            torch._foreach_mul_([local_part(p.grad) for p in self.parameters], factor)
         if self.optional:
-            is_used = max_over_ranks(self.is_used).tolist()
+            is_used = sum_over_ranks(self.is_used).tolist()
             for parameter, used in zip(self.optional, is_used, strict=True):
                 if not used:
                     parameter.grad = None
@@ -113,10 +112,6 @@ class StepSums:
         """Return the loss per item of the global batch, and their number; all ranks call it."""
         losses, items = (sum_over_ranks(t.clone()) for t in (self.losses, self.items))
         return exact_mean(losses, items), items.sum().item()
-
-    def _gradients(self) -> list[Tensor]:
-        """Return the local part of each gradient."""
-        return [local_part(p.grad) for p in self.parameters if p.grad is not None]
 
     def _mark_used(self, index: int) -> Any:
         def mark(gradient: Tensor | None) -> None:

@@ -50,6 +50,7 @@ def train(config: TrainConfig) -> None:
     train_set = load_split("train", config, info, augmented=True)
     validation_set = load_split("validation", config, info)
     test_set = load_split("test", config, info)
+    data = with_samples(info, train_set, validation_set, test_set, collate, config)
 
     # Model
     seed_all(config.seed)
@@ -57,7 +58,6 @@ def train(config: TrainConfig) -> None:
     try_out_optimizer(make_optimizer, set_learning_rate, config, model, devices)
     trial = try_out(train_set, validation_set, collate, config, model, compute_loss)
     try_out_scores(validation_set, collate, model, score, summarize, BEST_RESULT)
-    data = with_samples(info, train_set, validation_set, test_set, collate, config)
     if config.plan_only:
         return show_plan_only(config, devices, run_folder, data, len(train_set), model, trial)
 
@@ -114,7 +114,7 @@ def train(config: TrainConfig) -> None:
             stop.agree()
             if stop.reason or run.checkpoints.due_at(step):
                 run.save(step)
-            if stop.reason or run.has_ended:
+            if stop.reason or run.checkpoints.has_ended:
                 break
 
         test = None

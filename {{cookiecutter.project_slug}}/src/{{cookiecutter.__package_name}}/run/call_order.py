@@ -17,8 +17,8 @@ END = "the end of the model"
 def calls_noted(model: nn.Module, note: Callable[[str], None]) -> Iterator[None]:
     """Inside, call `note` before each module of the model is called, and at the model's end.
 
-    Its argument is the module's name, or `END`. Forward passes in evaluation mode do not count, nor
-    what a backward pass computes again.
+    Its argument is the module's name, or `END`. Passes in evaluation mode do not count, nor does
+    what activation checkpoints compute again.
     """
     names = {module: name for name, module in model.named_modules()}
     is_inside = False

@@ -23,7 +23,7 @@ PACKAGES = ("torch", "accelerate", "numpy", "scikit-learn", "safetensors")
 # In a container, another user may own the repository: its commit counts all the same, and its
 # settings must run nothing.
 TRUSTED = ("-c", "safe.directory=*", "-c", "core.fsmonitor=false")
-LAUNCHER_VARIABLES = ("RANK", "WORLD_SIZE", "CUDA_VISIBLE_DEVICES")
+RECORDED_VARIABLES = ("RANK", "WORLD_SIZE", "CUDA_VISIBLE_DEVICES")
 MAX_DIFF_CHARACTERS = 200_000
 MAX_UNTRACKED_FILES = 50
 # A patch that `git apply` reads, whatever the user's settings are.
@@ -88,7 +88,7 @@ def _environment() -> dict[str, Any]:
         "launcher_variables": {
             name: value
             for name, value in sorted(os.environ.items())
-            if name in LAUNCHER_VARIABLES or name.startswith("SLURM_JOB")
+            if name in RECORDED_VARIABLES or name.startswith("SLURM_JOB")
         },
     }
 

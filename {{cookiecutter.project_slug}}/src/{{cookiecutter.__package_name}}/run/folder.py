@@ -2,10 +2,9 @@
 
 import shutil
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self
 
 from filelock import FileLock
@@ -39,7 +38,7 @@ SUMMARY_FILE = "summary.json"
 PICTURES_FOLDER = "pictures"
 
 
-class RunFolder(AbstractContextManager["RunFolder"]):
+class RunFolder:
     """Where a run writes, and the checkpoint that it resumes from.
 
     The constructor chooses and checks the folder on rank 0, before there is a process group.
@@ -127,12 +126,7 @@ class RunFolder(AbstractContextManager["RunFolder"]):
             ) from error
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, kind: Any, error: Any, traceback: Any) -> None:
         self.release()
         if isinstance(error, RunError) or is_of_communication(error):
             what = str(error) if isinstance(error, RunError) else PEERS.explain(error)

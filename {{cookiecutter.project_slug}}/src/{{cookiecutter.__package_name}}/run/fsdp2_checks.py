@@ -51,9 +51,9 @@ def calls_checked(model: nn.Module, plan: Plan, trial: Trial) -> Iterator[None]:
 class SameCalls:
     """Checks that each pass calls the modules that the trial called.
 
-    FSDP2 gathers the weights of a module on all ranks together: one that skips it, as with a layer
-    that is dropped at random, would get those of another. Inside what is gathered together, ranks
-    exchange the gradients that they have: of other experts, with a router, on each.
+    FSDP2 gathers the weights of a unit on all ranks together: a rank that skips the unit, such as a
+    layer dropped at random, would receive those of another. Within a unit, ranks reduce the
+    gradients that they have: with a router, those of different experts.
 
     Args:
         model: The sharded model.

@@ -1,9 +1,7 @@
 """The log of a run: lines or a progress bar, `metrics.jsonl` and the tracker."""
 
 from collections.abc import Mapping
-from contextlib import AbstractContextManager
-from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -19,7 +17,7 @@ from .trackers import Tracker
 from .trial import Trial
 
 
-class RunLog(AbstractContextManager["RunLog"]):
+class RunLog:
     """Records steps and evaluations on rank 0; the methods do nothing on other ranks.
 
     On a terminal there is a progress bar; elsewhere each logged step is a line.
@@ -62,12 +60,7 @@ class RunLog(AbstractContextManager["RunLog"]):
         self._bar.start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, kind: Any, error: Any, traceback: Any) -> None:
         self.close()
 
     def close(self) -> None:

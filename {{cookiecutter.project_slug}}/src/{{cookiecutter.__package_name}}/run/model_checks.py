@@ -115,7 +115,7 @@ def check_names(before: Collection[str], model: nn.Module) -> None:
 
 
 def put_in_training_mode(model: nn.Module) -> tuple[str, ...]:
-    """Put a model in training mode; return what alone was in evaluation mode, outermost modules."""
+    """Put a model in training mode; return the outermost modules that were in evaluation mode."""
     found: list[str] = []
     for name, module in model.named_modules():
         is_inside = any(name.startswith(f"{outer}.") for outer in found)

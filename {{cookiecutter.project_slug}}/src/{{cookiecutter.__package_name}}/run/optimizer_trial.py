@@ -26,10 +26,10 @@ def try_out_optimizer(
     model: nn.Module,
     devices: Devices,
 ) -> None:
-    """Let the optimizer step on copies of some parameters; freeze those that no group of it has.
+    """Let the optimizer step on copies of some parameters; freeze those that it does not hold.
 
-    These would get gradients that nothing resets: they would add up in the norm, and a resumed run
-    would begin without them.
+    Nothing would reset the gradients of the latter: they would add up in the norm, and be missing
+    after a resume.
 
     Raises:
         SettingError: one of the functions or the step fails, the rate depends on the calls before,

@@ -2,7 +2,8 @@
 
 import sys
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from typing import Any, Literal, Self
 
 from torch import Tensor
@@ -26,7 +27,7 @@ from .trial import Trial
 BestResult = tuple[str, Literal["lowest", "highest"]]
 
 
-class Run(AbstractContextManager["Run"]):
+class Run:
     """What the training loop calls in addition to the step itself; all ranks call each method.
 
     As a context it holds the run folder: open and locked inside, released at the end.
@@ -129,11 +130,6 @@ class Run(AbstractContextManager["Run"]):
             is_highest_best = self.best_is == "highest"
             self.checkpoints.record_validation(step, value, is_highest_best=is_highest_best)
 
-    @property
-    def has_ended(self) -> bool:
-        """Whether validation has not improved for as long as `patience` allows."""
-        return self.checkpoints.has_ended
-
     @contextmanager
     def evaluating(self) -> Iterator[None]:
         """Let the model have the averaged weights inside, and stop the watch."""
@@ -172,20 +168,22 @@ class Run(AbstractContextManager["Run"]):
         Raises:
             RunError: a file could not be written.
         """
-        train_seconds = self.stopwatch.seconds
+        progress = replace(
+            self.checkpoints.progress,
+            step=self.steps_done,
+            train_seconds=self.stopwatch.seconds,
+            skipped_steps=self.finite.skipped_steps,
+        )
         self.checkpoints.wait()
         weights = self.state.averaged_weights() if test else {}
         if not self.plan.devices.is_main_process:
             return
         summary = summarize_run(
             self.plan,
-            self.checkpoints.progress,
+            progress,
             test,
             best_name=self.best_name,
-            steps=self.steps_done,
-            skipped_steps=self.finite.skipped_steps,
             stopped_by=stopped_by,
-            train_seconds=train_seconds,
             checkpoint_seconds=self.checkpoint_seconds,
         )
         self.log.close()

@@ -28,10 +28,7 @@ def summarize_run(
     test: Evaluation | None,
     *,
     best_name: str,
-    steps: int,
-    skipped_steps: int,
     stopped_by: str | None,
-    train_seconds: float,
     checkpoint_seconds: float,
 ) -> dict[str, Any]:
     """Return the content of `summary.json`."""
@@ -50,17 +47,19 @@ def summarize_run(
         "gradient_accumulation_steps": plan.gradient_accumulation_steps,
         "exact": devices.exact,
         "mixed_precision": config.mixed_precision,
-        "optimizer_steps": steps,
-        "epochs": steps / plan.steps_per_epoch,
-        "skipped_steps": skipped_steps,
+        "optimizer_steps": progress.step,
+        "epochs": progress.step / plan.steps_per_epoch,
+        "skipped_steps": progress.skipped_steps,
         "stopped_by": stopped_by,
         "resumed_from": plan.start_step or None,
         "best_step": progress.best_step,
         f"best_validation_{best_name}": progress.best_value,
         "stopped_early": progress.has_ended(config.patience),
         **results,
-        "train_seconds": round(train_seconds, 3),
-        "train_samples_per_second": steps * config.global_batch_size / train_seconds,
+        "train_seconds": round(progress.train_seconds, 3),
+        "train_samples_per_second": progress.step
+        * config.global_batch_size
+        / progress.train_seconds,
         "checkpoint_seconds": round(checkpoint_seconds, 3),
     }
 

@@ -19,7 +19,7 @@ from ..exact.own_state import changed_state, own_state, state_restored
 from ..settings.errors import SettingError
 from ..settings.run_config import RunConfig
 from .call_order import calls_noted
-from .contract import ComputeLoss, check_loss, check_results, check_set, check_sum
+from .contract import ComputeLoss, check_loss, check_results, check_sum
 from .flop_counter import FlopCounter
 from .model_checks import (
     CalledOnly,
@@ -74,16 +74,13 @@ def try_out(
     model: nn.Module,
     compute_loss: ComputeLoss,
 ) -> Trial:
-    """Compute loss and gradients of one micro-batch on the CPU, and leave the model as it was.
+    """Compute loss and gradients of one micro-batch on the CPU; restore buffers and attributes.
 
     Raises:
         SettingError: a function of the user's files fails, or does not return what it should.
     """
-    for split, dataset in {"train": train_set, "validation": validation_set}.items():
-        check_set(split, dataset)
     check_layers(model)
-    were_evaluating = put_in_training_mode(model)
-    called = CalledOnly(model)
+    were_evaluating, called = put_in_training_mode(model), CalledOnly(model)
     order = sample_order(len(train_set), config.seed, epoch=0)
     samples = order[: _num_tried(model, config.micro_batch_size)].tolist()
     names = model.state_dict().keys()
@@ -129,8 +126,7 @@ def _num_tried(model: nn.Module, most: int) -> int:
 
 
 def _is_large(model: nn.Module) -> bool:
-    num_parameters = sum(parameter.numel() for parameter in model.parameters())
-    return num_parameters > LARGE_MODEL_PARAMETERS
+    return sum(p.numel() for p in model.parameters()) > LARGE_MODEL_PARAMETERS
 
 
 @contextmanager
@@ -192,5 +188,4 @@ def try_out_scores(
         check_same_rows(name, values, one[name])
     if num_scored < NUM_SCORED:
         return
-    results = as_numbers(call_users("summarize", summarize, dict(rows)))
-    check_results(results, best_result)
+    check_results(as_numbers(call_users("summarize", summarize, dict(rows))), best_result)

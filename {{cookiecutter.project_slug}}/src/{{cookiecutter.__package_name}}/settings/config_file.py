@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields, is_dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar, get_args, get_type_hints
 
@@ -16,6 +17,7 @@ CONFIG_FILE = "config.yaml"
 DESCRIPTION = "--config FILE reads the settings in a run's config.yaml; other flags override it."
 
 Config = TypeVar("Config", bound=RunConfig)
+READ_TEXT = partial(Path.read_text, encoding="utf-8")
 
 
 def as_yaml(config: RunConfig) -> str:
@@ -23,13 +25,8 @@ def as_yaml(config: RunConfig) -> str:
     return yaml.safe_dump(config.saved(), sort_keys=False)
 
 
-def read_text(file: Path) -> str:
-    """Return the text of a file in UTF-8."""
-    return file.read_text(encoding="utf-8")
-
-
 def load_config(
-    settings: type[Config], file: Path, read: Callable[[Path], str] = read_text
+    settings: type[Config], file: Path, read: Callable[[Path], str] = READ_TEXT
 ) -> Config:
     """Return the settings in a `config.yaml`; those not in it have their defaults.
 
@@ -115,7 +112,7 @@ def _is_read_again(settings: type[RunConfig], values: dict[str, Any]) -> bool:
 def parse_config(
     settings: type[Config],
     argv: Sequence[str] | None = None,
-    read: Callable[[Path], str] = read_text,
+    read: Callable[[Path], str] = READ_TEXT,
     program: str | None = None,
 ) -> Config:
     """Return the settings from flags; `--config FILE` gives defaults that flags override.

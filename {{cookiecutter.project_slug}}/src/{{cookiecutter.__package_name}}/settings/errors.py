@@ -46,10 +46,7 @@ def refused_by_fsdp2(error: BaseException) -> str | None:
     if any(code.co_name == "fully_shard" for code in codes):
         refused = "model.py: FSDP2 cannot shard this model"
     elif "storage of size 0" in str(error):
-        refused = (
-            "model.py: the loss, such as one with a gradient in it, needs weights after FSDP2 "
-        )
-        refused += "has freed them"
+        refused = "model.py: the loss needs weights after FSDP2 has freed them, as a gradient does"
     elif all(any(package in file for file in files) for package in packages):
         refused = "optimizer.py: this optimizer cannot step on the sharded parameters of FSDP2"
     else:
@@ -59,10 +56,10 @@ def refused_by_fsdp2(error: BaseException) -> str | None:
 
 @contextlib.contextmanager
 def errors_in_one_line() -> Iterator[None]:
-    """Print the two errors above as one line for each machine, and exit.
+    """Print an error that the user can act on as one line for each machine, and exit.
 
-    Exit codes: 2 for a `SettingError`, 1 for a `RunError`, 130 for Ctrl-C, and 143 for another
-    signal, before training or for a second time.
+    Exit codes: 2 for a `SettingError`, and for an operation, model or optimizer that the strategy
+    cannot use; 1 for a `RunError`; 130 for Ctrl-C, or for a stop signal that was repeated.
     """
     use_dropping_output()
     try:

@@ -105,7 +105,7 @@ class RunConfig:
     """
 
     join_seconds: Annotated[int, Ge(1)] = JOIN_SECONDS
-    """Seconds in which all processes of the run must be there."""
+    """Seconds to wait until all processes of the run have started."""
 
     stop_exit_code: Annotated[int, Ge(0), Lt(256)] = 0
     """Exit code of a run that a signal stopped with a checkpoint, for a job script to requeue."""
