@@ -308,7 +308,11 @@ def summarize(scores):
 
 
 @NEEDS_POSIX
-@pytest.mark.parametrize(("file", "calling"), [("data.py", IN_PREPARE), ("model.py", IN_SUMMARIZE)])
+@pytest.mark.parametrize(
+    ("file", "calling"),
+    [("data.py", IN_PREPARE), ("model.py", IN_SUMMARIZE)],
+    ids=["prepare", "summarize"],
+)
 def test_the_end_of_a_forked_process_is_not_that_of_the_run(
     file: str, calling: str, tmp_path: Path
 ) -> None:
