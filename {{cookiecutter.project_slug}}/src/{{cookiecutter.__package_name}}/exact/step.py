@@ -56,7 +56,8 @@ class StepSums:
 
         self.items_per_pass = (items_per_sample or 1) * plan.samples_per_pass
         self.items[plan.passes.start : plan.passes.stop] = self.items_per_pass
-        self.is_constant = True
+        # Not by what a rank sees: all of them add up the items, or none does.
+        self.is_constant = items_per_sample is not None
         self.ddp = parallel_model if isinstance(parallel_model, DistributedDataParallel) else None
         self.parameters = [p for p in parallel_model.parameters() if p.requires_grad]
         self.optional = [p for n, p in model.named_parameters() if n in without_gradient]
@@ -81,14 +82,14 @@ class StepSums:
         self.gradients.collect()
         self.batch_norm.collect(k)
         self.losses[k] = loss.detach()
-        if isinstance(items, Tensor):
-            self.items[k] = items.detach()
-            self.is_constant = False
-        elif items != self.items_per_pass:
+        if not self.is_constant:
+            self.items[k] = items.detach() if isinstance(items, Tensor) else items
+        elif isinstance(items, Tensor) or items != self.items_per_pass:
+            found = "a tensor" if isinstance(items, Tensor) else items
             raise SettingError(
-                f"model.py: compute_loss returned {items} as the number of items of "
-                f"{self.plan.samples_per_pass} samples, and {self.items_per_pass} before; return "
-                "it as a tensor if it varies"
+                f"model.py: compute_loss returned {found} as the number of items of "
+                f"{self.plan.samples_per_pass} samples, and {self.items_per_pass} before; return a "
+                "tensor from every micro-batch if it varies"
             )
 
     def finish(self) -> None:
