@@ -350,9 +350,10 @@ def test_what_forward_passes_change_is_named(
     model = torch.nn.ModuleDict({"norm": torch.nn.BatchNorm1d(3), "other": other})
 
     def gather(mine: dict[str, str]) -> list[dict[str, str]]:
-        """As if another rank had other counts, and had not cached a mask."""
-        assert mine.keys() == {"other.same", "other.flags", "other.count", "other.mask"}
-        return [mine, {name: mine[name] for name in ("other.same", "other.flags")}]
+        """As if another rank had other counts and weights, and had not cached a mask."""
+        differing = {"other.count", "other.mask", "norm.weight"}
+        assert mine.keys() >= differing | {"other.same", "other.flags", "teacher.weight"}
+        return [mine, {name: value for name, value in mine.items() if name not in differing}]
 
     monkeypatch.setattr(own_state, "is_distributed", lambda: True)
     monkeypatch.setattr(own_state, "gather_from_ranks", gather)
@@ -363,10 +364,11 @@ def test_what_forward_passes_change_is_named(
     teacher.weight.data.lerp_(torch.ones(3, 3), 0.01)
     changes.warn(plan_of().devices)
     first, second = capsys.readouterr().err.splitlines()
-    assert "the forward pass changes other.count, other.mask, on each rank" in first
-    assert (
-        "the forward pass changes teacher.weight, other.count, other.mask, on each rank" in second
-    )
+    changed = "other.count, other.mask, norm.weight, on each rank"
+    assert f"the forward pass changes {changed}" in first
+    assert f"the forward pass changes teacher.weight, {changed}" in second
+    with pytest.raises(AssertionError):  # No weights: each rank has shards of its own.
+        own_state.differing_state(model, has_shards=True)
 
 
 def test_an_operation_without_a_deterministic_kernel_ends_in_one_line(

@@ -2,6 +2,7 @@
 
 import copy
 import itertools
+import math
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
@@ -155,10 +156,79 @@ def test_a_micro_batch_that_does_not_use_a_layer_leaves_its_statistics() -> None
     torch.testing.assert_close(model.running_var, other.running_var, rtol=1e-6, atol=1e-6)
 
 
-def test_only_named_parameters_go_without_a_gradient() -> None:
+def test_a_layer_may_be_used_several_times_and_evaluated_in_between() -> None:
+    """As with two views of each image, or labels from the model itself."""
+    torch.manual_seed(0)
+    model, other = nn.BatchNorm1d(WIDTH, momentum=0.2), nn.BatchNorm1d(WIDTH, momentum=0.2)
+    plan = plan_of(8, exact=True)
+    sums = StepSums(model, model, plan, [], 1)
+    for _ in range(3):
+        for k in plan.passes:
+            views = torch.randn(2, 8, WIDTH) * 3 + 1
+            for view in views:
+                other.train()(view)
+            loss = torch.stack([model.train()(view).sum() for view in views]).sum()
+            if k == 0:
+                torch.testing.assert_close(model.eval()(views[0]), other.eval()(views[0]))
+            torch.autograd.backward(sums.per_item(loss) / len(plan.passes))
+            sums.collect(k, loss, 8)
+        sums.finish()
+
+    assert model.num_batches_tracked is not None and other.running_mean is not None
+    assert model.num_batches_tracked.item() == 24
+    torch.testing.assert_close(model.running_mean, other.running_mean, rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(model.running_var, other.running_var, rtol=1e-6, atol=1e-6)
+
+
+def test_statistics_of_a_replica_of_data_parallel_are_collected() -> None:
+    """Of the first, whose buffers are those of the model."""
+    torch.manual_seed(0)
+    model, other = nn.BatchNorm1d(WIDTH, momentum=0.2), nn.BatchNorm1d(WIDTH, momentum=0.2)
+    plan = plan_of(8, exact=False)
+    plan = replace(plan, devices=replace(plan.devices, devices_per_process=2))
+    sums = StepSums(model, model, plan, [], 1)
+    for _ in range(3):
+        for k in plan.passes:
+            for view in torch.randn(2, 8, WIDTH) * 3 + 1:
+                other(view)
+                model(view)
+            sums.collect(k, torch.ones(()), 16)
+        sums.finish()
+
+    assert model.num_batches_tracked is not None and other.running_mean is not None
+    assert model.num_batches_tracked.item() == 3 * len(plan.passes) * 2
+    torch.testing.assert_close(model.running_mean, other.running_mean, rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(model.running_var, other.running_var, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("exact", [True, False])
+def test_a_micro_batch_or_a_step_may_have_no_loss(exact: bool) -> None:
+    """As where no pair of samples is close enough."""
+    model = nn.Linear(1, 1)
+    plan = plan_of(8, exact=exact)
+    sums = StepSums(model, model, plan, [], None)
+    for num_items, expected in ((4.0, 32 / 4), (0.0, 0.0)):
+        model.zero_grad()
+        for k in plan.passes:
+            has_loss = num_items and k == 1
+            loss = model(torch.ones(8, 1)).sum() * 4 if has_loss else torch.zeros(())
+            torch.autograd.backward(sums.per_item(loss) / len(plan.passes))
+            sums.collect(k, loss, torch.tensor(num_items if k == 1 else 0.0))
+        sums.finish()
+        assert model.weight.grad is not None and model.weight.grad.item() == expected
+    assert math.isnan(sums.mean_loss()[0])
+    sums.gradients.shards = [model]
+    with pytest.raises(SettingError, match=r"FSDP2 needs the model in every micro-batch"):
+        sums.per_item(torch.zeros(()))
+
+
+@pytest.mark.parametrize("without_gradient", [["optional.weight", "optional.bias"], []])
+def test_parameters_go_without_a_gradient_if_one_did_in_the_trial(
+    without_gradient: list[str],
+) -> None:
     model = nn.ModuleDict({name: nn.Linear(1, 1) for name in ("used", "optional", "dropped")})
     plan = plan_of(8, exact=False)
-    sums = StepSums(model, model, plan, ["optional.weight", "optional.bias"], 1)
+    sums = StepSums(model, model, plan, without_gradient, 1)
     uses = [["used"], ["used", "optional"], ["used"]]
     found: list[dict[str, bool]] = []
     for names in uses:
@@ -171,9 +241,10 @@ def test_only_named_parameters_go_without_a_gradient() -> None:
         sums.finish()
         found.append({name: p.grad is not None for name, p in model.named_parameters()})
 
-    # What is not named counts as used in every step: on several processes nobody else can know.
-    assert [step["optional.weight"] for step in found] == [False, True, False]
-    assert all(step["dropped.weight"] and step["used.weight"] for step in found)
+    has_some = not without_gradient
+    assert [step["optional.weight"] for step in found] == [has_some, True, has_some]
+    assert [step["dropped.weight"] for step in found] == [has_some] * 3
+    assert all(step["used.weight"] for step in found)
 
 
 class Pair(NamedTuple):

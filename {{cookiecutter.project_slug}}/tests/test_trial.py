@@ -46,16 +46,8 @@ def trial_of(
     train_set: Any = None,
     collate: Any = None,
 ) -> Trial:
-    validation_set = load("validation")
-    network = network or make()
-    return try_out(
-        train_set if train_set is not None else load("train", augmented=True),
-        validation_set,
-        collate,
-        CONFIG,
-        network,
-        compute_loss,
-    )
+    train_set = load("train", augmented=True) if train_set is None else train_set
+    return try_out(train_set, collate, CONFIG, network or make(), compute_loss)
 
 
 def test_a_plan_measures_one_pass_against_several_if_that_is_quick(
@@ -63,13 +55,21 @@ def test_a_plan_measures_one_pass_against_several_if_that_is_quick(
 ) -> None:
     def measured(**changes: Any) -> float | None:
         config = TrainConfig(plan_only=True, **changes)
-        loss, sets = model.compute_loss, (load("train"), load("validation"))
-        return try_out(*sets, None, config, make(), loss).part_of_one_pass
+        return try_out(load("train"), None, config, make(), compute_loss).part_of_one_pass
+
+    def compute_loss(network: nn.Module, batch: Any) -> tuple[Tensor, int]:
+        assert len(batch[1]) <= largest, "as of a mask of that many rows"
+        return model.compute_loss(network, batch)
+
+    largest = 64
 
     part = measured(global_batch_size=64, micro_batch_size=2)
     assert part is not None and 0 < part < 0.7
     assert measured(global_batch_size=64, micro_batch_size=64) is None
     assert trial_of().part_of_one_pass is None
+    largest = 4
+    assert measured(global_batch_size=64, micro_batch_size=2) is None
+    largest = 64
     monkeypatch.setattr(passes, "MOST_FLOPS", 1e3)
     assert measured(global_batch_size=64, micro_batch_size=2) is None
 
@@ -166,7 +166,9 @@ def test_data_that_is_wrong_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
         (None, lambda scores: {"step": 1.0, "a": 1.0}, None, "summarize returned step, which met"),
         (None, lambda scores: {"a": scores["loss"]}, None, "summarize returned 'a' as a Tensor"),
         (None, lambda scores: {"a": None}, None, "summarize returned 'a' as a NoneType; return a"),
-        (None, None, ("auc", "highest"), r"BEST_RESULT is .*name one of loss, accuracy"),
+        (None, None, ("auc", "highest"), r"BEST_RESULT is .*a pair, of one of loss, accuracy"),
+        (None, None, "loss", r"BEST_RESULT is 'loss'; make it a pair, of one of loss, accuracy"),
+        (None, lambda scores: {}, None, r"one of what summarize returns, which is nothing, and"),
         (None, None, ("loss", "low"), r"BEST_RESULT is .*\"lowest\" or \"highest\""),
     ],
 )
@@ -304,6 +306,39 @@ def test_a_model_may_have_a_loss_in_training_mode_only() -> None:
     assert network.training
     with pytest.raises(SettingError, match="returned a mean"):
         trial_of(loss_of_detector, Detector(is_mean=True))
+
+
+def test_a_mean_is_found_beside_random_numbers() -> None:
+    """As of the noise of a diffusion model, or of dropout."""
+
+    def noisy(network: nn.Module, batch: Any, divisor: int = 1) -> tuple[Tensor, int]:
+        noise = 0.1 * torch.randn(len(batch[1]), 1)
+        return loss_of(network, (batch[0] + noise, batch[1])) / divisor, len(batch[1])
+
+    assert trial_of(noisy).items_per_sample == 1
+    with pytest.raises(SettingError, match="returned a mean"):
+        trial_of(lambda network, batch: noisy(network, batch, len(batch[1])))
+
+
+def test_a_loss_for_micro_batches_of_one_size_is_tried_with_that_size() -> None:
+    def of_eight(network: nn.Module, batch: Any) -> tuple[Tensor, int]:
+        assert len(batch[1]) == 8
+        return model.compute_loss(network, batch)
+
+    assert trial_of(of_eight).items_per_sample == 1
+
+
+def test_a_loss_that_depends_on_the_calls_before_is_named() -> None:
+    """As one whose second term is raised by a counter that is a global variable."""
+    calls: list[int] = []
+
+    def annealed(network: nn.Module, batch: Any) -> tuple[Tensor, int]:
+        calls.append(1)
+        loss, items = model.compute_loss(network, batch)
+        return loss * min(1, len(calls) / 40), items
+
+    [name] = trial_of(annealed).changed_state
+    assert name.startswith("the loss of the same batch")
 
 
 def test_only_calls_of_the_model_pass_because_ddp_knows_no_others() -> None:
@@ -461,7 +496,8 @@ def test_a_large_model_is_tried_with_two_samples(monkeypatch: pytest.MonkeyPatch
 
     try_out_scores(load("validation"), None, make(), count, fail, ("loss", "lowest"))
     trial_of(count_losses)
-    assert sizes[:3] == [2, 1, 2] and max(sizes) == 2
+    # Each of the two is there twice at the end.
+    assert sizes == [2, 1, 2, 2, 4]
 
 
 def test_an_operation_without_a_deterministic_kernel_is_named() -> None:
@@ -525,6 +561,10 @@ def test_what_is_unusual_in_a_model_is_found() -> None:
     network.norm = compiled
     with pytest.raises(SettingError, match=r"norm was made by torch.compile\(\), which renames"):
         trial_of(network=network)
+    for layer in (nn.Embedding(3, 2, max_norm=1.0), nn.EmbeddingBag(3, 2, max_norm=1.0)):
+        network.norm = layer
+        with pytest.raises(SettingError, match="norm has max_norm, by which a forward pass"):
+            trial_of(network=network)
     network.norm = nn.BatchNorm1d(NUM_FEATURES, momentum=None)
     with pytest.raises(SettingError, match="norm is a BatchNorm with momentum None; use a number"):
         trial_of(network=network)

@@ -19,7 +19,7 @@ ATTRIBUTES_OF_ALL = vars(nn.Module()).keys()
 
 
 class OwnChanges:
-    """Finds what forward passes change: buffers that differ between ranks, frozen parameters.
+    """Finds what forward passes change: what differs between ranks, and frozen parameters.
 
     Args:
         model: The model, before the first step.
@@ -33,7 +33,7 @@ class OwnChanges:
         """Name them, on rank 0; all ranks call it, after a few steps."""
         sums = self._sums_of_frozen()
         names = [name for name, found in sums.items() if found != self.frozen[name]]
-        names += differing_buffers(self.model)
+        names += differing_state(self.model, has_shards=devices.strategy == "fsdp2")
         if names and devices.is_main_process:
             print(
                 f"warning: model.py: the forward pass changes {', '.join(names[:5])}, on each rank "
@@ -62,12 +62,16 @@ def _sum_of_bits(tensor: Tensor) -> Tensor:
     return content.sum()
 
 
-def differing_buffers(model: nn.Module) -> list[str]:
-    """Return the names of buffers that differ between ranks; all ranks call it."""
+def differing_state(model: nn.Module, *, has_shards: bool) -> list[str]:
+    """Return the names of buffers and whole weights that differ between ranks; all ranks call it.
+
+    DDP gives all ranks the same gradients, not the same weights.
+    """
     if not is_distributed():
         return []
+    weights = {} if has_shards else _digests_of_weights(model)
     # Not by element: a buffer may have another shape on another rank, such as a mask that grows.
-    ranks = gather_from_ranks(_digests(model))
+    ranks = gather_from_ranks({**_digests(model), **weights})
     names = {name: None for rank in ranks for name in rank}
     return [name for name in names if any(rank.get(name) != ranks[0].get(name) for rank in ranks)]
 
@@ -92,10 +96,12 @@ def own_state(model: nn.Module) -> dict[str, str]:
         for key, value in _attributes(module).items()
         if value is not None
     }
-    weights = {
-        name: str(int(total)) for name, total in _sums(dict(model.named_parameters())).items()
-    }
-    return {**weights, **_digests(model), **attributes}
+    return {**_digests_of_weights(model), **_digests(model), **attributes}
+
+
+def _digests_of_weights(model: nn.Module) -> dict[str, str]:
+    sums = _sums(dict(model.named_parameters()))
+    return {name: str(int(total)) for name, total in sums.items()}
 
 
 def changed_state(

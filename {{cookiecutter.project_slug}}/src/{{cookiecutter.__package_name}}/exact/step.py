@@ -31,8 +31,8 @@ class StepSums:
         parallel_model: The wrapped model.
         model: The model itself.
         plan: Plan of the run.
-        without_gradient: Parameters that may get no gradient in a step; the optimizer skips them
-            there. All others count as used in every step.
+        without_gradient: Parameters that got no gradient in the trial. If there are any, the
+            optimizer skips in each step those that get none; otherwise all count as used.
         items_per_sample: Of each sample; None if it varies.
     """
 
@@ -60,7 +60,8 @@ class StepSums:
         self.is_constant = items_per_sample is not None
         self.ddp = parallel_model if isinstance(parallel_model, DistributedDataParallel) else None
         self.parameters = [p for p in parallel_model.parameters() if p.requires_grad]
-        self.optional = [p for n, p in model.named_parameters() if n in without_gradient]
+        # One rule for all, whichever micro-batch the trial had; it costs a hook of each.
+        self.optional = self.parameters if without_gradient else []
         self.is_used = torch.zeros(len(self.optional), dtype=torch.int32, device=device)
         for index, parameter in enumerate(self.optional):
             parameter.register_hook(self._mark_used(index))  # type: ignore[no-untyped-call]
@@ -72,7 +73,13 @@ class StepSums:
         waits for the gradient of each parameter, in the pass after which it sums: one that this
         pass does not use gets none, but is ready.
         """
-        if self.ddp is not None and self.ddp.require_backward_grad_sync:
+        waits = self.ddp is not None and self.ddp.require_backward_grad_sync
+        if self.gradients.shards and not loss.requires_grad:
+            raise SettingError(
+                "model.py: compute_loss returned a loss without the model in it, and FSDP2 needs "
+                "the model in every micro-batch; call it, and return 0 times the sum of its outputs"
+            )
+        if waits or not loss.requires_grad:
             connect: Any = _Connect.apply  # Some versions of torch give it types.
             loss = connect(loss, *self.parameters)
         return loss / self.items_per_pass
@@ -100,6 +107,8 @@ class StepSums:
                 parameter.grad = torch.zeros_like(parameter)
         if not self.is_constant:
             total = sum_over_ranks(self.items.clone()).sum()
+            # A global batch may have no item, as where no pair is hard: its gradient is zero.
+            total = torch.where(total == 0, torch.ones_like(total), total)
             factor = (self.items_per_pass * self.plan.passes_per_step / total).float()
             torch._foreach_mul_([local_part(p.grad) for p in self.parameters], factor)
         if self.optional:

@@ -7,6 +7,7 @@ from torch import nn
 
 from ..batches.loaders import Collate, MapDataset
 from ..batches.plan import Plan
+from ..settings.errors import SettingError
 from ..settings.run_config import RunConfig
 from .contract import ComputeLoss
 from .users_code import call_users, read_batch
@@ -27,7 +28,7 @@ def part_of_one_pass(
     """Return how long a global batch in one pass takes, relative to it in micro-batches, on the CPU.
 
     None if a step has one pass anyway, if the data set has no whole global batch, or if that takes
-    long.
+    long or cannot be computed.
     """
     takes_long = config.global_batch_size * flops_per_sample > MOST_FLOPS
     has_none = len(dataset) < config.global_batch_size
@@ -37,9 +38,12 @@ def part_of_one_pass(
     for _ in range(NUM_ROUNDS):
         for size, taken in seconds.items():
             start = time.perf_counter()
-            batch = read_batch(dataset, collate, list(range(size)))
-            loss, _ = call_users("compute_loss", compute_loss, model, batch)
-            torch.autograd.backward(loss)
+            try:
+                batch = read_batch(dataset, collate, list(range(size)))
+                loss, _ = call_users("compute_loss", compute_loss, model, batch)
+                torch.autograd.backward(loss)
+            except (SettingError, RuntimeError):
+                return None
             taken.append(time.perf_counter() - start)
     micro_batch, whole = map(min, seconds.values())
     return whole / (config.num_micro_batches * micro_batch)

@@ -50,5 +50,6 @@ def read_batch(dataset: MapDataset, collate: Collate, samples: list[int]) -> Any
     Raises:
         SettingError: the data set or collate fails.
     """
-    with errors_named("data.py", "reading a batch (__getitem__ or collate)"):
+    count = "one sample" if len(samples) == 1 else f"{len(samples)} samples"
+    with errors_named("data.py", f"reading a batch of {count} (__getitem__ or collate)"):
         return MicroBatchReader(dataset, collate)[[MicroBatch(samples, seed=0)]]
