@@ -214,7 +214,7 @@ class OwnConfig(TrainConfig):
     [
         [],
         ["--data-dir", "a b/c", "--sizes", "8", "--names", "x", "y"],
-        ["--sizes", "--names"],
+        ["--sizes"],
         ["--size", "LARGE", "--weights", "a", "0.5", "b", "2", "--classes", "3", "1"],
         ["--augmentation.no-is-flipped", "--augmentation.masks", "a", "b", "--prompt=--x y"],
         ["--verbose", "False", "--is-shuffled", "--crop", "3", "4"],
@@ -243,6 +243,29 @@ def test_a_setting_that_the_file_cannot_hold_is_refused_before_training() -> Non
         check_settings(config, find_devices(config, "single"))
     with pytest.raises(SettingError, match=r"cannot hold prompt \(<object"):
         check_readable(OwnConfig(prompt=object()))  # type: ignore[arg-type]
+
+
+@dataclass(frozen=True, kw_only=True)
+class PairedConfig(OwnConfig):
+    first: str | None = None
+    second: str | None = None
+    label: int | str = "a"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if bool(self.first) != bool(self.second):
+            raise SettingError("first needs second")
+
+
+def test_only_the_setting_that_the_file_cannot_hold_is_named() -> None:
+    with pytest.raises(SettingError, match=r"cannot hold label \('5'\) and give it back"):
+        check_readable(PairedConfig(first="x", second="y", label="5"))
+
+
+@pytest.mark.parametrize("flags", [["--names"], ["--names", "--sizes", "3"]])
+def test_a_list_without_a_value_is_refused_where_it_is_empty_anyway(flags: list[str]) -> None:
+    with pytest.raises(SettingError, match=r"^--names got no value; give one, or leave it out"):
+        parse_config(OwnConfig, flags)
 
 
 def test_a_repeated_setting_keeps_its_bounds() -> None:

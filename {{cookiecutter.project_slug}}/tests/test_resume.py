@@ -7,7 +7,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -312,7 +312,9 @@ def test_the_resume_command_starts_the_launcher_again(
     assert words in resume_command(tmp_path, devices)
 
 
-def test_changed_settings_are_refused_by_name_without_allow_changes(single_run: Path) -> None:
+def test_changed_settings_are_refused_by_name_without_allow_changes(
+    single_run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     same = config_to_resume(single_run)
     devices = find_devices(same, "single")
     RunFolder(replace(same, max_steps=50, log_every=1, keep_checkpoints=9), devices).release()
@@ -325,6 +327,25 @@ def test_changed_settings_are_refused_by_name_without_allow_changes(single_run: 
     allowed = RunFolder(replace(changed, allow_changes=True), devices)
     allowed.release()
     assert allowed.start.step == 24
+    allowed.check_data(3, {})
+    settings, data = capsys.readouterr().err.splitlines()
+    assert settings.startswith("allowed: settings differ from those of ")
+    assert settings.endswith("seed (was 0, is 4), learning_rate (was 0.03, is 0.5)")
+    assert data == "allowed: the training set has 3 samples and had 1257 up to step 24"
+
+
+@dataclass(frozen=True, kw_only=True)
+class LaterConfig(TrainConfig):
+    is_wide: bool = False
+
+
+def test_a_setting_that_is_newer_than_the_run_had_its_default(single_run: Path) -> None:
+    saved = config_to_resume(single_run)
+    values = {field.name: getattr(saved, field.name) for field in fields(saved)}
+    devices = find_devices(saved, "single")
+    RunFolder(LaterConfig(**values), devices).release()
+    with pytest.raises(SettingError, match=r"is_wide \(was False, is True\); try --config"):
+        RunFolder(LaterConfig(**{**values, "is_wide": True}), devices)
 
 
 def test_a_checkpoint_with_other_random_numbers_is_refused(

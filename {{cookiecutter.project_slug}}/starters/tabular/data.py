@@ -9,6 +9,7 @@ download; or with `--data-file` a table of numbers and categories. What the prog
 - `collate`: turns a list of samples into a batch; None is PyTorch's default.
 """
 
+import sys
 from pathlib import Path
 from typing import Any, Literal
 
@@ -82,8 +83,6 @@ def load_split(
         pairs = np.stack([(target[rows] - mean) / std, np.full(len(rows), std)], axis=1)
         return TensorDataset(*inputs, torch.tensor(pairs, dtype=torch.float32))
     classes = pd.Index(info["classes"]).get_indexer(target[rows])
-    if (classes < 0).any():
-        raise SettingError(f"{config.data_file} has classes that it did not have in training")
     return TensorDataset(*inputs, torch.tensor(classes, dtype=torch.int64))
 
 
@@ -105,15 +104,17 @@ def read_table(file: Path) -> pd.DataFrame:
     """Return a table of numbers and text, without columns that have no name."""
     try:
         if file.suffix.lower() == ".parquet":
-            table = pd.read_parquet(file).reset_index(drop=True)
+            table = (read := pd.read_parquet(file)).reset_index(drop=read.index.name is None)
         else:
             # As text, so that a category reads the same in every file.
-            rows = pd.read_csv(file, header=None, dtype=str, na_values="?", skipinitialspace=True)
-            table = rows.iloc[1:].reset_index(drop=True).set_axis(rows.iloc[0], axis="columns")
+            options: Any = {"header": None, "dtype": str, "skipinitialspace": True}
+            names = pd.read_csv(file, nrows=1, na_filter=False, **options).iloc[0]
+            rows = pd.read_csv(file, na_values="?", **options)
+            table = rows.iloc[1:].reset_index(drop=True).set_axis(names, axis="columns")
     except (OSError, ValueError) as error:
         reason = " ".join(str(error).split())
-        raise SettingError(f"{file} cannot be read as .csv or .parquet: {reason}") from error
-    table = table.loc[:, table.columns.notna()].rename(columns=str)
+        raise SettingError(f"{file} is no .csv (commas, UTF-8) or .parquet: {reason}") from error
+    table = table.rename(columns=str).loc[:, table.columns != ""]
     for name in table.columns[table.columns.duplicated()]:
         raise SettingError(f"{file} has two columns {name!r}; rename one")
     if table.empty:
@@ -194,7 +195,10 @@ def encode(table: pd.DataFrame, info: DataInfo, *, source: Path | None) -> tuple
         numbers.append(np.nan_to_num(scaled.clip(-MAX_DEVIATIONS, MAX_DEVIATIONS)))
     numbers += [np.isnan(as_numbers(table[name])[0]) for name in info["missing"]]
     for name, known in info["categories"].items():
-        index = pd.Index(known).get_indexer(table[name].astype("string"))
+        texts = table[name].astype("string")
+        index = pd.Index(known).get_indexer(texts)
+        if (index < 0).all() and texts.notna().any():
+            print(f"warning: {source}: {name!r} was never {texts.max()!r}", file=sys.stderr)
         categories.append(np.where(index < 0, 0, index + first))
         first += len(known)
     inputs = torch.tensor(np.column_stack(numbers), dtype=torch.float32)

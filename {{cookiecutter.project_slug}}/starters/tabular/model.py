@@ -109,8 +109,7 @@ def summarize(scores: dict[str, Tensor]) -> dict[str, float]:
         variance = exact_mean((target.double() - exact_mean(target)) ** 2)
         r2 = 1 - loss / variance if variance else math.nan
         return {"loss": loss, "mae": exact_mean(errors), "r2": r2}
-    probabilities = scores["probabilities"]
-    predicted = probabilities.argmax(dim=1)
+    probabilities, predicted = scores["probabilities"], scores["probabilities"].argmax(dim=1)
     average = "binary" if probabilities.shape[1] == 2 else "macro"
     f1 = float(f1_score(target, predicted, average=average, zero_division=0.0))
     accuracy, auc = exact_mean(predicted == target), area_under_roc(probabilities, target)

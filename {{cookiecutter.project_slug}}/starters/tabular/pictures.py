@@ -25,18 +25,17 @@ def draw_pictures(folder: Path, test_set: Any, test: Evaluation, info: DataInfo)
         for kind, axes in (("actual_vs_predicted", left), ("residual_vs_predicted", right)):
             metrics.PredictionErrorDisplay.from_predictions(true, predicted, kind=kind, ax=axes)
     else:
-        targets, probabilities = scores["target"], scores["probabilities"]
+        targets, predicted = scores["target"], scores["probabilities"].argmax(axis=1)
         short = [name if len(name) <= 20 else f"{name[:19]}…" for name in info["classes"]]
         is_legible = len(short) <= MOST_NAMES
         names = [name.replace("$", r"\$") for name in short]  # No formulas.
         for index in [1] if len(names) == 2 else range(len(names)):
             if 0 < (targets == index).mean() < 1:
-                curve = targets == index, probabilities[:, index]
+                curve = targets == index, scores["probabilities"][:, index]
                 metrics.RocCurveDisplay.from_predictions(*curve, name=names[index], ax=left)
         left.set(xlabel="False positive rate", ylabel="True positive rate")
         if left.lines:
             left.legend(loc="lower right", fontsize="small").set_visible(is_legible)
-        predicted = probabilities.argmax(axis=1)
         counts = metrics.confusion_matrix(targets, predicted, labels=range(len(names)))
         matrix = metrics.ConfusionMatrixDisplay(counts, display_labels=names)
         rotation = "horizontal" if len(names) * max(map(len, names)) <= 40 else "vertical"

@@ -160,9 +160,9 @@ def find_images(folder: Path) -> list[Path]:
     )
     counts = Counter(file.relative_to(folder).parts[0] for file in files)
     if len(counts) < 2 or set(counts) <= SPLIT_NAMES:
-        found = ", ".join(counts) or "no images"
+        found = f"has {', '.join(counts) or 'no images'}" if folder.is_dir() else "is no folder"
         raise SettingError(
-            f"data_dir {folder} has {found}; give a folder that has a subfolder for each of two or "
+            f"data_dir {folder} {found}; give a folder that has a subfolder for each of two or "
             f"more classes, with files such as {', '.join(SUFFIXES[:3])}; splits are drawn from it"
         )
     rarest, fewest = counts.most_common()[-1]
@@ -172,11 +172,13 @@ def find_images(folder: Path) -> list[Path]:
 
 
 def pixels_file(config: TrainConfig) -> Path:
-    """Return where this machine keeps the pixels of a folder; another file if images change."""
+    """Return where this machine keeps the pixels; others if the images or this code change."""
     assert config.data_dir is not None
-    files = [(str(file), file.stat().st_mtime_ns) for file in find_images(config.data_dir)]
-    digest = sha256(f"{config.image_size} {files}".encode()).hexdigest()[:16]
-    return Path(tempfile.gettempdir()) / f"pixels-{digest}.npy"
+    files = [(file, file.stat()) for file in find_images(config.data_dir)]
+    # A copy may keep the time of a change, and a renamed folder has other images.
+    known = [(str(f), s.st_ino, s.st_size, s.st_mtime_ns, s.st_ctime_ns) for f, s in files]
+    digest = sha256(f"{config.image_size} {known}".encode() + Path(__file__).read_bytes())
+    return Path(tempfile.gettempdir()) / f"pixels-{digest.hexdigest()[:16]}.npy"
 
 
 def read_image(file: Path, size: int) -> Array:
@@ -188,7 +190,7 @@ def read_image(file: Path, size: int) -> Array:
     try:
         with Image.open(file) as opened:
             image = ImageOps.exif_transpose(opened)
-            if image.mode == "F" or (image.mode == "I" and opened.format != "PNG"):
+            if image.mode == "F" or (image.mode == "I" and opened.format not in ("PNG", "PPM")):
                 raise OSError("it has 32 bits per pixel; save it with 8 or 16")
             if image.mode.startswith("I"):  # 16 bits, which Pillow would clip to 8.
                 image = Image.fromarray((np.asarray(image) / 257).clip(0, 255).astype(np.uint8))
@@ -207,7 +209,7 @@ def read_inputs(files: Sequence[Path], info: DataInfo) -> Tensor:
     """Return image files as (batch, channels, size, size) float32 in [0, 1]."""
     images = np.stack([read_image(file, info["image_size"]) for file in files])
     if info["channels"] == 1:
-        images = images[:, :1]
+        images = np.rint(np.einsum("nchw,c->nhw", images, (0.299, 0.587, 0.114)))[:, np.newaxis]
     return torch.tensor(images, dtype=torch.float32) / 255
 
 

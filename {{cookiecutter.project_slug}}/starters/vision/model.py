@@ -98,12 +98,8 @@ def score(model: nn.Module, batch: tuple[Tensor, Tensor]) -> dict[str, Tensor]:
     """Return what an evaluation keeps of each sample of a batch; each (batch, ...), any dtype."""
     images, targets = batch
     logits = model(images).float()
-    prediction = logits.argmax(dim=1)
-    return {
-        "loss": cross_entropy(logits, targets, reduction="none"),
-        "correct": prediction == targets,
-        "prediction": prediction,
-    }
+    prediction, loss = logits.argmax(dim=1), cross_entropy(logits, targets, reduction="none")
+    return {"loss": loss, "correct": prediction == targets, "prediction": prediction}
 
 
 def summarize(scores: dict[str, Tensor]) -> dict[str, float]:

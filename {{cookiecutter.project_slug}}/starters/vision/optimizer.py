@@ -16,9 +16,7 @@ def make_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimiz
     ]
     # SGD amplifies rounding ten times less than AdamW did.
     # foreach, not fused: torch 2.13 has no fused SGD for the sharded parameters of FSDP2.
-    return torch.optim.SGD(
-        groups, lr=config.learning_rate, momentum=0.9, nesterov=True, foreach=True
-    )
+    return torch.optim.SGD(groups, config.learning_rate, momentum=0.9, nesterov=True, foreach=True)
 
 
 def set_learning_rate(

@@ -25,9 +25,7 @@ def draw_pictures(folder: Path, test_set: Images, test: Evaluation, info: DataIn
     shown = [*mistakes, *np.flatnonzero(predictions == targets)][: NUM_ROWS * NUM_COLUMNS]
     figure = Figure(figsize=(12, 5.6), dpi=150, layout="constrained")
     left, right = figure.subfigures(1, 2, width_ratios=(1.1, 1), squeeze=False)[0]
-    left.suptitle(
-        f"Test samples: {len(mistakes)} of {test.num_samples} wrong, in red", weight="bold"
-    )
+    left.suptitle(f"Test: {len(mistakes)} of {test.num_samples} wrong, in red", weight="bold")
     grid = left.subplots(NUM_ROWS, NUM_COLUMNS).ravel()
     for axes in grid:
         axes.axis("off")
@@ -37,8 +35,7 @@ def draw_pictures(folder: Path, test_set: Images, test: Evaluation, info: DataIn
             title, color = f"{title}, is {names[targets[index]]}", "#c00000"
         axes.set_title(title, color=color, fontsize=10)
         # A grey image has a white background.
-        pixels = test_set[index][0].permute(1, 2, 0).numpy()
-        axes.imshow(pixels, cmap="gray_r", vmin=0, vmax=1)
+        axes.imshow(test_set[index][0].permute(1, 2, 0).numpy(), cmap="gray_r", vmin=0, vmax=1)
     axes = right.subplots()
     ConfusionMatrixDisplay.from_predictions(
         targets,

@@ -1,6 +1,7 @@
 """Use a trained model: classify image files, with the probability of the predicted class."""
 
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +14,8 @@ from .model import make_model
 from .run.trained import TrainedRun
 from .settings.command_line import parse_command_line
 from .settings.errors import SettingError, check_printed, errors_in_one_line
+
+BATCH_SIZE = 64
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,14 +30,16 @@ class PredictConfig(TrainedRun):
 
 
 @torch.inference_mode()
-def predict(settings: PredictConfig) -> list[tuple[str, float]]:
-    """Return the most probable class of each file, and its probability in [0, 1]."""
+def predict(settings: PredictConfig) -> Iterator[tuple[str, float]]:
+    """Yield the most probable class of each file, and its probability in [0, 1]."""
     if not settings.files:
         raise SettingError("no file to classify; add image files after the flags")
     _, info, model = settings.load(TrainConfig, make_model)
-    probabilities, classes = model(read_inputs(settings.files, info)).softmax(dim=1).max(dim=1)
-    pairs = zip(classes.tolist(), probabilities.tolist(), strict=True)
-    return [(info["classes"][index], probability) for index, probability in pairs]
+    for start in range(0, len(settings.files), BATCH_SIZE):
+        images = read_inputs(settings.files[start : start + BATCH_SIZE], info)
+        probabilities, classes = model(images).softmax(dim=1).max(dim=1)
+        for index, probability in zip(classes.tolist(), probabilities.tolist(), strict=True):
+            yield info["classes"][index], probability
 
 
 def main() -> None:

@@ -167,6 +167,7 @@ def test_a_folder_of_images_is_read_by_class(tmp_path: Path) -> None:
     assert describe(config)["images"] != digest
     (tmp_path / "images" / "light ones" / "moved.png").rename(moved)
     data.find_images.cache_clear()
+    prepare(config)
     splits = {split: load_split(split, config, info) for split in SIZES}
     assert {split: len(samples) for split, samples in splits.items()} == {
         "train": 28,
@@ -194,6 +195,16 @@ def test_grey_images_have_one_channel(mode: str, channels: int, tmp_path: Path) 
     assert inputs.shape == (1, channels, 12, 12)
 
 
+def test_a_grey_model_sees_the_luminance_of_a_colour_image(tmp_path: Path) -> None:
+    info = {"channels": 1, "image_size": 4}
+    colours = Image.new("RGB", (4, 4), (250, 100, 30))
+    colours.save(tmp_path / "colours.png")
+    colours.convert("L").save(tmp_path / "grey.png")
+    found, grey = read_inputs([tmp_path / "colours.png", tmp_path / "grey.png"], info)
+    assert found.shape == (1, 4, 4) and torch.equal(found, grey)
+    assert grey[0, 0, 0].item() == pytest.approx(137 / 255)
+
+
 def test_images_are_decoded_once_and_again_after_a_change(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -214,16 +225,30 @@ def test_images_are_decoded_once_and_again_after_a_change(
     data.find_images.cache_clear()  # As in another process.
     prepare(config)
     assert len(reads) == 40 + 41
-    os.utime(first, (1, 1))
+    for file in data.find_images(tmp_path / "images"):
+        os.utime(file, (1, 1))
     prepare(config)
     assert len(reads) == 40 + 41 + 41
+    # Other images under the same names, as old: two change places.
+    files = [first, tmp_path / "images" / "light ones" / "0.png", tmp_path / "other.png"]
+    for one, other in ((0, 2), (1, 0), (2, 1)):
+        files[one].rename(files[other])
+    prepare(config)
+    assert len(reads) == 40 + 41 + 41 + 41
+    changed = tmp_path / "data.py"
+    changed.write_text("# reads images in another way", encoding="utf-8")
+    monkeypatch.setattr(data, "__file__", str(changed))
+    prepare(config)
+    assert len(reads) == 40 + 41 + 41 + 41 + 41
 
 
 def test_a_16_bit_image_keeps_its_shades(tmp_path: Path) -> None:
     pixels = np.array([[0, 16384], [32768, 65535]], dtype=np.uint16)
     Image.fromarray(pixels).save(tmp_path / "deep.png")
 
-    assert data.read_image(tmp_path / "deep.png", 2)[0].tolist() == [[0, 63], [127, 255]]
+    (tmp_path / "deep.pgm").write_bytes(b"P5 2 2 65535\n" + pixels.astype(">u2").tobytes())
+    for name in ("deep.png", "deep.pgm"):
+        assert data.read_image(tmp_path / name, 2)[0].tolist() == [[0, 63], [127, 255]]
 
 
 def test_hidden_and_dangling_files_are_no_images(tmp_path: Path) -> None:
@@ -268,7 +293,10 @@ def test_corrupt_images_are_named_before_training(tmp_path: Path) -> None:
 
 
 def test_a_folder_that_will_not_do_is_one_line(tmp_path: Path) -> None:
-    with pytest.raises(SettingError, match=r"no images; give a folder that has a subfolder"):
+    with pytest.raises(SettingError, match=r"none is no folder; give a folder that has a subfol"):
+        prepare(TrainConfig(data_dir=tmp_path / "none"))
+    (tmp_path / "none").mkdir()
+    with pytest.raises(SettingError, match=r"none has no images; give a folder that has a subfol"):
         prepare(TrainConfig(data_dir=tmp_path / "none"))
     write_folder(tmp_path / "split" / "train" / "..")
     for one, other in (("dark ones", "train"), ("light ones", "val")):
@@ -334,11 +362,14 @@ def test_prediction_names_the_class_of_an_image_file(
 
     assert capsys.readouterr().out == f"{file}: {expected} ({probability:.1%})\n"
 
-    flags = ["--run-dir", str(trained), "--json", str(file), str(file)]
+    flags = ["--run-dir", str(trained), "--json", *[str(file)] * 5, str(tmp_path / "none.png")]
     monkeypatch.setattr(sys, "argv", ["predict", *flags])
-    predict.main()
+    monkeypatch.setattr(predict, "BATCH_SIZE", 2)
+    with pytest.raises(SystemExit, match="2"):
+        predict.main()
     lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
-    assert len(lines) == 2
+    # Those of the batches before the one that has a file which cannot be read.
+    assert len(lines) == 4
     assert lines[0]["file"] == str(file) and lines[0]["class"] == str(expected)
     assert lines[0]["probability"] == pytest.approx(probability, abs=5e-4)
 

@@ -4,6 +4,8 @@ import os
 import shlex
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -48,8 +50,9 @@ def find_start(run_dir: Path, config: RunConfig) -> Progress:
     latest = latest_valid_checkpoint(run_dir)
     if latest:
         folder, manifest = latest
-        if not config.allow_changes:
+        with changes_allowed(config):
             _refuse_other_random_numbers(folder, manifest)
+        with changes_allowed(config):
             _refuse_changes(folder, manifest["config"], config)
         return progress_in(manifest)
     if (run_dir / WEIGHTS_FILE).exists():
@@ -87,7 +90,10 @@ def weights_folder(run_dir: Path, checkpoint: str | None) -> Path:
     folder, manifest = latest
     if checkpoint == "best":
         if manifest["best_step"] is None:
-            raise SettingError(f"run_dir {run_dir} has no validation yet; try --checkpoint latest")
+            raise SettingError(
+                f"run_dir {run_dir} has no validation yet whose BEST_RESULT is a number; try "
+                "--checkpoint latest"
+            )
         folder = checkpoint_folder(run_dir, manifest["best_step"])
     elif checkpoint != "latest":
         folder = folder.parent / Path(checkpoint).name
@@ -102,6 +108,18 @@ def weights_folder(run_dir: Path, checkpoint: str | None) -> Path:
     return folder
 
 
+@contextmanager
+def changes_allowed(config: RunConfig, *, prints: bool = True) -> Iterator[None]:
+    """Print, instead of refusing it, what has changed, if `config` allows changes."""
+    try:
+        yield
+    except SettingError as error:
+        if not config.allow_changes:
+            raise
+        if prints:
+            print(f"allowed: {str(error).rpartition('; ')[0]}", file=sys.stderr)
+
+
 def _refuse_other_random_numbers(folder: Path, manifest: dict[str, Any]) -> None:
     if manifest.get("random_numbers") != RANDOM_NUMBERS:
         raise SettingError(
@@ -112,20 +130,18 @@ def _refuse_other_random_numbers(folder: Path, manifest: dict[str, Any]) -> None
 
 def _refuse_changes(folder: Path, saved: dict[str, Any], config: RunConfig) -> None:
     """Raise if a setting that changes what a step computes differs from the checkpoint's."""
-    # A setting that is newer than the checkpoint was off then, as it is by default.
-    saved, present = {**RunConfig().saved(), **saved}, config.saved()
+    # A setting that is newer than the checkpoint has its default in that run.
+    saved, present = {**type(config)().saved(), **saved}, config.saved()
     changes = [
         f"{name} (was {saved.get(name, 'not set')}, is {present.get(name, 'not set')})"
         for name in {**saved, **present}
         if name not in MAY_CHANGE and saved.get(name) != present.get(name)
     ]
     if changes:
-        # A setting that the checkpoint does not have is none that its config.yaml could restore.
-        is_new = any(name not in saved for name in present)
-        restore = "" if is_new else f"--config {folder.parents[1] / CONFIG_FILE}, or "
+        config_file = shlex.quote(str(folder.parents[1] / CONFIG_FILE))
         raise SettingError(
-            f"settings differ from those of {folder}: {', '.join(changes)}; try {restore}"
-            "--allow-changes to resume anyway"
+            f"settings differ from those of {folder}: {', '.join(changes)}; try "
+            f"--config {config_file}, or --allow-changes to resume anyway"
         )
 
 

@@ -13,7 +13,7 @@ from torch import nn
 from ..checkpoint.atomic import write_atomically
 from ..checkpoint.data_info import DATA_FILE, check_same_data, save_data_info
 from ..checkpoint.progress import Progress
-from ..checkpoint.resume import find_start, resume_command
+from ..checkpoint.resume import changes_allowed, find_start, resume_command
 from ..checkpoint.store import (
     checkpoint_folder,
     remove_unfinished,
@@ -109,7 +109,7 @@ class RunFolder:
 
     def check_data(self, num_train_samples: int, info: dict[str, Any]) -> None:
         """Check that the checkpoint was made with this data, as `check_same_data` does."""
-        if not self._config.allow_changes:
+        with changes_allowed(self._config, prints=self._devices.is_main_process):
             check_same_data(self.start, num_train_samples, info)
 
     def __enter__(self) -> Self:

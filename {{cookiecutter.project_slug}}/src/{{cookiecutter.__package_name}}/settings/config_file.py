@@ -4,6 +4,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields, is_dataclass, replace
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, TypeVar, get_args, get_type_hints
 
@@ -89,24 +90,25 @@ def check_readable(config: RunConfig) -> None:
         SettingError: a setting of `config.py` has a type that it does not hold.
     """
     saved = config.saved()
-    if _is_read_again(type(config), saved):
+    names = _lost(type(config), saved)
+    if not names:
         return
-    known = {field.name for field in fields(RunConfig)}
-    own = {name: value for name, value in saved.items() if name not in known}
-    names = [name for name, v in own.items() if not _is_read_again(type(config), {name: v})]
-    shown = ", ".join(f"{name} ({own[name]!r})" for name in names)
+    if len(names) == len(saved):  # One of them cannot be read.
+        names = [name for name, value in saved.items() if _lost(type(config), {name: value})]
+    shown = ", ".join(f"{name} ({saved[name]!r})" for name in names)
     raise SettingError(
         f"config.py: config.yaml cannot hold {shown} and give it back; use numbers, texts, paths, "
         "enums, lists or dictionaries of them, or a dataclass that has defaults"
     )
 
 
-def _is_read_again(settings: type[RunConfig], values: dict[str, Any]) -> bool:
+def _lost(settings: type[RunConfig], values: dict[str, Any]) -> list[str]:
+    """Return which values are others when they are read again; all, if they cannot be read."""
     try:
         read = _parsed(settings, yaml.safe_load(yaml.safe_dump(values))).saved()
     except (SettingError, yaml.YAMLError):
-        return False
-    return all(read[name] == value for name, value in values.items())
+        return list(values)
+    return [name for name, value in values.items() if read[name] != value]
 
 
 def parse_config(
@@ -128,6 +130,11 @@ def parse_config(
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     default = settings()
+    for flag, following in pairwise([*arguments, "--"]):
+        value = getattr(default, flag.removeprefix("--").replace("-", "_"), None)
+        if following.startswith("--") and value in ((), [], {}, set()):
+            # As of a variable of the shell that is not set; it would have no effect.
+            raise SettingError(f"{flag} got no value; give one, or leave it out")
     for position, argument in enumerate(arguments):
         flag, has_value, file = argument.partition("=")
         if flag == "--config":
