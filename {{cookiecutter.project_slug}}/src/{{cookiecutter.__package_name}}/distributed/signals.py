@@ -20,8 +20,8 @@ from .signal_watch import SIGNALS, WATCH, leave, leave_unsaved
 
 # A launcher and a scheduler may send the same signal; a later one is another request.
 ECHO_SECONDS = 2.0
-# Seconds without progress, a step or a batch of an evaluation, after the first or a repeated signal,
-# until the run counts as hung.
+# Seconds without progress (a step, or a batch of an evaluation) after the first or a repeated
+# signal, until the run counts as hung.
 GRACE_SECONDS, REPEATED_SECONDS = 300.0, 10.0
 KEPT = "; the latest complete checkpoint is kept"
 CTRL_C_MESSAGE = b"\nstopping with a checkpoint; press Ctrl-C again to exit immediately\n"

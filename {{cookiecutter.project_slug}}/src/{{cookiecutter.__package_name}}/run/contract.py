@@ -7,15 +7,12 @@ from collections.abc import Callable, Mapping, Sized
 from numbers import Integral
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torch.utils.data import IterableDataset
 
-from ..batches.loaders import Collate, MapDataset
 from ..settings.errors import SettingError
 from .metrics_file import METRICS_FILE, OWN_NAMES
 from .model_checks import check_graph
-from .users_code import call_users, read_batch
 
 ComputeLoss = Callable[[nn.Module, Any], tuple[Tensor, int | Tensor]]
 

@@ -25,7 +25,7 @@ def part_of_one_pass(
     compute_loss: ComputeLoss,
     flops_per_sample: float,
 ) -> float | None:
-    """Return how long a global batch in one pass takes, relative to it in micro-batches, on the CPU.
+    """Return the time of a global batch in one pass on the CPU, relative to that in micro-batches.
 
     None if a step has one pass anyway, if the data set has no whole global batch, or if that takes
     long or cannot be computed.
