@@ -146,6 +146,7 @@ FILES = """
     src/my_run/run/trackers.py
     src/my_run/run/trained.py
     src/my_run/run/trial.py
+    src/my_run/run/trial_size.py
     src/my_run/run/users_code.py
     src/my_run/settings/__init__.py
     src/my_run/settings/batch_sizes.py

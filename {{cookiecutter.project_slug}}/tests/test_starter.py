@@ -119,7 +119,8 @@ def job(config: TrainConfig) -> Job:
 @pytest.fixture(scope="module")
 def trial(job: Job) -> Trial:
     """The same trial as before each run; its errors say what to change."""
-    return try_out(job.splits["train"], collate, job.config, job.model(), compute_loss)
+    train_set, validation_set = job.splits["train"], job.splits["validation"]
+    return try_out(train_set, validation_set, collate, job.config, job.model(), compute_loss)
 
 
 def test_the_description_of_the_data_is_the_same_again(config: TrainConfig, job: Job) -> None:

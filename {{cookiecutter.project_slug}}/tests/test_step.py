@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_sequence
+from torch.utils.checkpoint import checkpoint
 
 from my_run.batches.plan import Plan, make_plan
 from my_run.batches.structure import (
@@ -146,7 +147,9 @@ def test_a_micro_batch_that_does_not_use_a_layer_leaves_its_statistics() -> None
             if k % 2 == step % 2:
                 other(batch)
                 loss = model.train()(batch).sum()
-                torch.autograd.backward(sums.per_item(loss) / len(plan.passes))
+            else:
+                loss = torch.zeros((), requires_grad=True)
+            torch.autograd.backward(sums.per_item(loss) / len(plan.passes))
             sums.collect(k, torch.ones(()), 8)
         sums.finish()
 
@@ -180,6 +183,28 @@ def test_a_layer_may_be_used_several_times_and_evaluated_in_between() -> None:
     torch.testing.assert_close(model.running_var, other.running_var, rtol=1e-6, atol=1e-6)
 
 
+@pytest.mark.parametrize("devices", [1, 2])
+def test_what_activation_checkpoints_compute_again_does_not_count(devices: int) -> None:
+    torch.manual_seed(0)
+    model, other = nn.BatchNorm1d(WIDTH, momentum=0.2), nn.BatchNorm1d(WIDTH, momentum=0.2)
+    plan = plan_of(8, exact=False)
+    plan = replace(plan, devices=replace(plan.devices, devices_per_process=devices))
+    sums = StepSums(model, model, plan, [], 1)
+    for _ in range(2):
+        for k in plan.passes:
+            batch = torch.randn(8, WIDTH) * 3 + 1
+            other(batch)
+            loss = checkpoint(model, batch.requires_grad_(), use_reentrant=False).square().sum()
+            torch.autograd.backward(sums.per_item(loss))
+            sums.collect(k, loss, 8 * devices)
+        sums.finish()
+
+    assert model.num_batches_tracked is not None and other.num_batches_tracked is not None
+    assert model.num_batches_tracked.item() == other.num_batches_tracked.item()
+    torch.testing.assert_close(model.running_mean, other.running_mean, rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(model.running_var, other.running_var, rtol=1e-6, atol=1e-6)
+
+
 def test_statistics_of_a_replica_of_data_parallel_are_collected() -> None:
     """Of the first, whose buffers are those of the model."""
     torch.manual_seed(0)
@@ -191,7 +216,8 @@ def test_statistics_of_a_replica_of_data_parallel_are_collected() -> None:
         for k in plan.passes:
             for view in torch.randn(2, 8, WIDTH) * 3 + 1:
                 other(view)
-                model(view)
+                loss = model(view).sum()
+            sums.per_item(loss)
             sums.collect(k, torch.ones(()), 16)
         sums.finish()
 
@@ -211,14 +237,13 @@ def test_a_micro_batch_or_a_step_may_have_no_loss(exact: bool) -> None:
         model.zero_grad()
         for k in plan.passes:
             has_loss = num_items and k == 1
-            loss = model(torch.ones(8, 1)).sum() * 4 if has_loss else torch.zeros(())
+            loss = model(torch.ones(8, 1)).sum() * (4.0 if has_loss else 0.0)
             torch.autograd.backward(sums.per_item(loss) / len(plan.passes))
             sums.collect(k, loss, torch.tensor(num_items if k == 1 else 0.0))
         sums.finish()
         assert model.weight.grad is not None and model.weight.grad.item() == expected
     assert math.isnan(sums.mean_loss()[0])
-    sums.gradients.shards = [model]
-    with pytest.raises(SettingError, match=r"FSDP2 needs the model in every micro-batch"):
+    with pytest.raises(SettingError, match=r"without the model in it, which DDP and FSDP2 need"):
         sums.per_item(torch.zeros(()))
 
 

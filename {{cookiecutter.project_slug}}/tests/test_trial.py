@@ -14,8 +14,7 @@ from torch.utils.checkpoint import checkpoint
 from torch.utils.data import IterableDataset
 
 from my_run.batches.evaluation import as_numbers
-from my_run.run import passes, users_code
-from my_run.run import trial as trials
+from my_run.run import passes, trial_size, users_code
 from my_run.run.samples import norms_of
 from my_run.run.trial import (
     Trial,
@@ -47,7 +46,8 @@ def trial_of(
     collate: Any = None,
 ) -> Trial:
     train_set = load("train", augmented=True) if train_set is None else train_set
-    return try_out(train_set, collate, CONFIG, network or make(), compute_loss)
+    validation_set = load("validation")
+    return try_out(train_set, validation_set, collate, CONFIG, network or make(), compute_loss)
 
 
 def test_a_plan_measures_one_pass_against_several_if_that_is_quick(
@@ -55,7 +55,8 @@ def test_a_plan_measures_one_pass_against_several_if_that_is_quick(
 ) -> None:
     def measured(**changes: Any) -> float | None:
         config = TrainConfig(plan_only=True, **changes)
-        return try_out(load("train"), None, config, make(), compute_loss).part_of_one_pass
+        sets = load("train"), load("validation")
+        return try_out(*sets, None, config, make(), compute_loss).part_of_one_pass
 
     def compute_loss(network: nn.Module, batch: Any) -> tuple[Tensor, int]:
         assert len(batch[1]) <= largest, "as of a mask of that many rows"
@@ -88,7 +89,7 @@ def test_only_a_large_model_is_tried_with_all_cores(monkeypatch: pytest.MonkeyPa
     torch.set_num_threads(1)
     trial_of(compute_loss)
     small = set(seen)
-    monkeypatch.setattr(trials, "LARGE_MODEL_PARAMETERS", 10)
+    monkeypatch.setattr(trial_size, "LARGE_MODEL_PARAMETERS", 10)
     seen.clear()
     trial_of(compute_loss)
     after = torch.get_num_threads()
@@ -320,6 +321,70 @@ def test_a_mean_is_found_beside_random_numbers() -> None:
         trial_of(lambda network, batch: noisy(network, batch, len(batch[1])))
 
 
+def popped(network: nn.Module, batch: Any) -> tuple[Tensor, int]:
+    """Changes its batch, as much code does."""
+    inputs, targets = batch["inputs"].mul_(2), batch.pop("targets")
+    return model.compute_loss(network, (inputs, targets))
+
+
+def test_a_loss_may_change_its_batch() -> None:
+    def as_dictionary(samples: Any) -> dict[str, Tensor]:
+        return {"inputs": samples[0], "targets": samples[1]}
+
+    class Dictionaries(data.Points):
+        def __getitems__(self, indices: Any) -> Any:
+            return [super().__getitems__(indices)]
+
+    points = load("train")
+    samples = Dictionaries(points.inputs, points.targets, augmented=False)
+    trial = trial_of(popped, train_set=samples, collate=lambda parts: as_dictionary(parts[0]))
+    assert trial.changed_state == []
+
+
+def test_attention_in_bfloat16_is_no_state(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Attention(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Linear(NUM_FEATURES, 3 * 64 * 8, dtype=torch.bfloat16)
+            self.head = nn.Linear(64, 10)
+
+        def forward(self, inputs: Tensor) -> Tensor:
+            q, k, v = self.layer(inputs.bfloat16()).view(-1, 1, 8, 192).chunk(3, dim=-1)
+            mixed = nn.functional.scaled_dot_product_attention(q, k, v)
+            logits: Tensor = self.head(mixed.float().mean(dim=(1, 2)))
+            return logits
+
+    torch.manual_seed(0)
+    assert trial_of(network=Attention()).changed_state == []
+
+
+@pytest.mark.parametrize("micro_batch_size", [2, 4, 8])
+def test_a_mean_is_found_beside_dropout(micro_batch_size: int) -> None:
+    config = TrainConfig(micro_batch_size=micro_batch_size)
+    network = nn.Sequential(nn.Dropout(0.3), make())
+
+    def mean(network: nn.Module, batch: Any) -> tuple[Tensor, int]:
+        return loss_of(network, batch) / len(batch[1]), len(batch[1])
+
+    for loss in (model.compute_loss, mean):
+        arguments = load("train", augmented=True), load("validation"), None, config, network, loss
+        if loss is mean:
+            with pytest.raises(SettingError, match="returned a mean"):
+                try_out(*arguments)
+        else:
+            try_out(*arguments)
+
+
+def test_a_loss_around_zero_with_noise_is_no_mean() -> None:
+    def critic(network: nn.Module, batch: Any) -> tuple[Tensor, int]:
+        return (network(torch.randn_like(batch[0])) - network(batch[0])).sum(), len(batch[1])
+
+    for seed in range(20):
+        torch.manual_seed(seed)
+        network = model.make_model(CONFIG, data.describe(CONFIG))
+        assert trial_of(critic, network).items_per_sample == 1
+
+
 def test_a_loss_for_micro_batches_of_one_size_is_tried_with_that_size() -> None:
     def of_eight(network: nn.Module, batch: Any) -> tuple[Tensor, int]:
         assert len(batch[1]) == 8
@@ -480,7 +545,7 @@ def test_the_flops_of_attention_are_counted() -> None:
 
 
 def test_a_large_model_is_tried_with_two_samples(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(trials, "LARGE_MODEL_PARAMETERS", 10)
+    monkeypatch.setattr(trial_size, "LARGE_MODEL_PARAMETERS", 10)
     sizes: list[int] = []
 
     def count(network: nn.Module, batch: Any) -> dict[str, Tensor]:
@@ -496,8 +561,8 @@ def test_a_large_model_is_tried_with_two_samples(monkeypatch: pytest.MonkeyPatch
 
     try_out_scores(load("validation"), None, make(), count, fail, ("loss", "lowest"))
     trial_of(count_losses)
-    # Each of the two is there twice at the end.
-    assert sizes == [2, 1, 2, 2, 4]
+    # The loss: twice of both, and of one sample, with two seeds and twice.
+    assert sizes == [2, 1, 2, 2, 1, 1, 2]
 
 
 def test_an_operation_without_a_deterministic_kernel_is_named() -> None:

@@ -62,7 +62,7 @@ def train(config: TrainConfig) -> None:
     seed_all(config.seed)
     model = make_model(config, info)
     try_out_optimizer(make_optimizer, set_learning_rate, config, model, devices)
-    trial = try_out(train_set, collate, config, model, compute_loss)
+    trial = try_out(train_set, validation_set, collate, config, model, compute_loss)
     try_out_scores(validation_set, collate, model, score, summarize, BEST_RESULT)
     if config.plan_only:
         return show_plan_only(config, devices, run_folder, data, len(train_set), model, trial)

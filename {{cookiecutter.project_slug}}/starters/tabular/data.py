@@ -27,6 +27,7 @@ Split = Literal["train", "validation", "test"]
 DataInfo = dict[str, Any]
 Array = NDArray[Any]
 
+MISSING = ("", "?", "NA", "N/A", "n/a", "nan", "NaN", "null", "NULL", "None", "<NA>", "#N/A")
 SPLIT_SEED = 0  # Not --seed: the splits belong to the data set, not to the run.
 MIN_ROWS_PER_CLASS = 6  # Fewer do not reach every split.
 MAX_INTEGER_CLASSES = 20
@@ -107,10 +108,9 @@ def read_table(file: Path) -> pd.DataFrame:
             table = (read := pd.read_parquet(file)).reset_index(drop=read.index.name is None)
         else:
             # As text, so that a category reads the same in every file.
-            options: Any = {"header": None, "dtype": str, "skipinitialspace": True}
-            names = pd.read_csv(file, nrows=1, na_filter=False, **options).iloc[0]
-            rows = pd.read_csv(file, na_values="?", **options)
-            table = rows.iloc[1:].reset_index(drop=True).set_axis(names, axis="columns")
+            rows = pd.read_csv(file, header=None, dtype=str, na_filter=False, skipinitialspace=True)
+            table = rows.iloc[1:].mask(rows.isin(MISSING)).reset_index(drop=True)
+            table.columns = pd.Index(rows.iloc[0])
     except (OSError, ValueError) as error:
         reason = " ".join(str(error).split())
         raise SettingError(f"{file} is no .csv (commas, UTF-8) or .parquet: {reason}") from error
@@ -197,8 +197,8 @@ def encode(table: pd.DataFrame, info: DataInfo, *, source: Path | None) -> tuple
     for name, known in info["categories"].items():
         texts = table[name].astype("string")
         index = pd.Index(known).get_indexer(texts)
-        if (index < 0).all() and texts.notna().any():
-            print(f"warning: {source}: {name!r} was never {texts.max()!r}", file=sys.stderr)
+        if known and (index < 0).all() and texts.notna().any():
+            print(f"warning: {source}: no {name!r} is known, as {texts.max()!r}", file=sys.stderr)
         categories.append(np.where(index < 0, 0, index + first))
         first += len(known)
     inputs = torch.tensor(np.column_stack(numbers), dtype=torch.float32)

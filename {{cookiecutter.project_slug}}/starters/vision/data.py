@@ -10,6 +10,7 @@ programs need of this file:
 - `collate`: turns a list of samples into a batch; None is PyTorch's default.
 """
 
+import inspect
 import math
 import os
 import tempfile
@@ -172,12 +173,13 @@ def find_images(folder: Path) -> list[Path]:
 
 
 def pixels_file(config: TrainConfig) -> Path:
-    """Return where this machine keeps the pixels; others if the images or this code change."""
+    """Return where this machine keeps the pixels; another file if images or code change."""
     assert config.data_dir is not None
     files = [(file, file.stat()) for file in find_images(config.data_dir)]
-    # A copy may keep the time of a change, and a renamed folder has other images.
-    known = [(str(f), s.st_ino, s.st_size, s.st_mtime_ns, s.st_ctime_ns) for f, s in files]
-    digest = sha256(f"{config.image_size} {known}".encode() + Path(__file__).read_bytes())
+    # A copy may keep the time of a change, but not the other one.
+    known = [(str(file), s.st_size, s.st_mtime_ns, s.st_ctime_ns) for file, s in files]
+    code = inspect.getsource(read_image)
+    digest = sha256(f"{config.image_size} {known} {code}".encode())
     return Path(tempfile.gettempdir()) / f"pixels-{digest.hexdigest()[:16]}.npy"
 
 

@@ -90,7 +90,9 @@ def check_same_data(start: Progress, num_train_samples: int, info: dict[str, Any
             f"the training set has {num_train_samples} samples and had {start.num_train_samples} "
             f"up to step {start.step}; restore it, or try --allow-changes"
         )
-    earlier = start.data_info or {}
+    earlier = start.data_info
+    if earlier is None:
+        return
     if changed := changed_names(earlier, info):
         raise SettingError(
             f"the data has changed since step {start.step}: describe in data.py returns other "

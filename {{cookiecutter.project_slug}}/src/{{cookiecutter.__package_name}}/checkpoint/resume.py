@@ -110,7 +110,7 @@ def weights_folder(run_dir: Path, checkpoint: str | None) -> Path:
 
 @contextmanager
 def changes_allowed(config: RunConfig, *, prints: bool = True) -> Iterator[None]:
-    """Print, instead of refusing it, what has changed, if `config` allows changes."""
+    """Print a change that is refused inside, instead of raising, if `config` allows changes."""
     try:
         yield
     except SettingError as error:
@@ -130,7 +130,7 @@ def _refuse_other_random_numbers(folder: Path, manifest: dict[str, Any]) -> None
 
 def _refuse_changes(folder: Path, saved: dict[str, Any], config: RunConfig) -> None:
     """Raise if a setting that changes what a step computes differs from the checkpoint's."""
-    # A setting that is newer than the checkpoint has its default in that run.
+    # A setting that was added after the checkpoint was written counts as its default.
     saved, present = {**type(config)().saved(), **saved}, config.saved()
     changes = [
         f"{name} (was {saved.get(name, 'not set')}, is {present.get(name, 'not set')})"
@@ -138,7 +138,7 @@ def _refuse_changes(folder: Path, saved: dict[str, Any], config: RunConfig) -> N
         if name not in MAY_CHANGE and saved.get(name) != present.get(name)
     ]
     if changes:
-        config_file = shlex.quote(str(folder.parents[1] / CONFIG_FILE))
+        config_file = _quoted(str(folder.parents[1] / CONFIG_FILE))
         raise SettingError(
             f"settings differ from those of {folder}: {', '.join(changes)}; try "
             f"--config {config_file}, or --allow-changes to resume anyway"
@@ -150,10 +150,13 @@ def resume_command(run_dir: Path, devices: Devices) -> str:
     steps = saved_steps(run_dir)
     latest = checkpoint_folder(run_dir, steps[0]) if steps else None
     launcher = launch_command(devices.world_size)
-    quoted = subprocess.list2cmdline if os.name == "nt" else shlex.join
     return (
         f"{f'The latest checkpoint is {latest}' if latest else 'There is no checkpoint yet'}; "
         f"resume with: {launcher} -m {program_name()} --config "
-        f"{quoted([str(run_dir / CONFIG_FILE), '--run-dir', str(run_dir)])} "
+        f"{_quoted(str(run_dir / CONFIG_FILE), '--run-dir', str(run_dir))} "
         f"--resume {'must' if latest else 'auto'}"
     )
+
+
+def _quoted(*words: str) -> str:
+    return subprocess.list2cmdline(words) if os.name == "nt" else shlex.join(words)

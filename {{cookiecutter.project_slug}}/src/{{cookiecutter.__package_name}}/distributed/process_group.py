@@ -47,7 +47,7 @@ def leave_process_group() -> None:
     Otherwise one run in ten ends with "terminate called without an active exception".
     """
     if is_distributed():
-        # Rank 0 may still write results, and tell the others why it cannot.
+        # Rank 0 may still be writing results: a failure must reach the others.
         dist.barrier()
         PEERS.leave()
         gc.collect()

@@ -82,7 +82,7 @@ class SignalWatch:
         self._pipe = None
 
     def leave_child_alone(self) -> None:
-        """In a process that this one has forked: its signals are not those of the run.
+        """Restore the handlers in a forked child, and close its end of the pipe.
 
         Without this, `terminate()` of a worker would stop the run, and not the worker.
         """

@@ -57,15 +57,26 @@ class BatchNormSum:
             for index, layer in enumerate(self.layers):
                 layer.position = index
                 layer.register_forward_hook(self._collect_replica)
+        self._noted = self.statistics[0]
         self._replicas: dict[tuple[int, int], Tensor] = {}
+        self._noted_replicas = self._replicas
 
-    def collect(self, k: int) -> None:
-        """Copy the statistics of forward pass k of a step."""
+    def note(self) -> None:
+        """Copy the buffers after a forward pass, before activation checkpoints repeat it."""
         if not self.layers:
             return
         if self.devices_per_process == 1:
             uses = torch.stack(self.counters) - self.counted
-            self.statistics[k] = torch.cat([self._latest(), uses])
+            self._noted = torch.cat([self._latest(), uses])
+        else:
+            self._noted_replicas, self._replicas = self._replicas, {}
+
+    def collect(self, k: int) -> None:
+        """Collect what was noted of forward pass k of a step."""
+        if not self.layers:
+            return
+        if self.devices_per_process == 1:
+            self.statistics[k] = self._noted
         else:
             self._collect_replicas(k)
         if k != self.last_pass:
@@ -113,7 +124,7 @@ class BatchNormSum:
             self._replicas[device, replica.position] = found
 
     def _collect_replicas(self, k: int) -> None:
-        for (device, index), found in self._replicas.items():
+        for (device, index), found in self._noted_replicas.items():
             row = self.statistics[k * self.devices_per_process + device]
             row[: -len(self.layers)][self.layer_of == index] = found[:-1]
             row[index - len(self.layers)] = found[-1]

@@ -35,8 +35,9 @@ class OwnChanges:
         names = [name for name, found in sums.items() if found != self.frozen[name]]
         names += differing_state(self.model, has_shards=devices.strategy == "fsdp2")
         if names and devices.is_main_process:
+            shown = ", ".join(list(dict.fromkeys(names))[:5])
             print(
-                f"warning: model.py: the forward pass changes {', '.join(names[:5])}, on each rank "
+                f"warning: model.py: the forward pass changes {shown}, on each rank "
                 "by its own micro-batches; results depend on the number of processes",
                 file=sys.stderr,
             )

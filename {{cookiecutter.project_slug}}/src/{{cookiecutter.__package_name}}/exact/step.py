@@ -60,7 +60,7 @@ class StepSums:
         self.is_constant = items_per_sample is not None
         self.ddp = parallel_model if isinstance(parallel_model, DistributedDataParallel) else None
         self.parameters = [p for p in parallel_model.parameters() if p.requires_grad]
-        # One rule for all, whichever micro-batch the trial had; it costs a hook of each.
+        # One rule for all, whichever micro-batch the trial had, at the cost of a hook on each.
         self.optional = self.parameters if without_gradient else []
         self.is_used = torch.zeros(len(self.optional), dtype=torch.int32, device=device)
         for index, parameter in enumerate(self.optional):
@@ -73,13 +73,14 @@ class StepSums:
         waits for the gradient of each parameter, in the pass after which it sums: one that this
         pass does not use gets none, but is ready.
         """
-        waits = self.ddp is not None and self.ddp.require_backward_grad_sync
-        if self.gradients.shards and not loss.requires_grad:
+        if not loss.requires_grad:
             raise SettingError(
-                "model.py: compute_loss returned a loss without the model in it, and FSDP2 needs "
-                "the model in every micro-batch; call it, and return 0 times the sum of its outputs"
+                "model.py: compute_loss returned a loss without the model in it, which DDP and "
+                "FSDP2 need in every micro-batch; where there is no loss, return 0 times the sum "
+                "of the model's outputs"
             )
-        if waits or not loss.requires_grad:
+        self.batch_norm.note()
+        if self.ddp is not None and self.ddp.require_backward_grad_sync:
             connect: Any = _Connect.apply  # Some versions of torch give it types.
             loss = connect(loss, *self.parameters)
         return loss / self.items_per_pass

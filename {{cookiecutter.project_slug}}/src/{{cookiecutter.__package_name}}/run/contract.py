@@ -58,28 +58,40 @@ def check_loss(result: Any, num_samples: int) -> tuple[Tensor, int | None]:
     return loss, int(items) // num_samples
 
 
-def check_sum(loss: Tensor, items: Any, twice: Callable[[], Any], num_samples: int) -> None:
-    """Check that the loss of samples that are there twice is about twice their loss.
-
-    What is random differs. A loss that is for one number of samples only is not checked.
+def check_sum(measure: Callable[[list[int], int], Any], samples: list[int]) -> bool:
+    """Check that the loss of samples that are there twice is twice their loss; about, with noise.
 
     Args:
-        loss: Loss of the samples, ().
-        items: Their items.
-        twice: Computes both for the samples, each there twice.
-        num_samples: Number of the samples.
+        measure: Computes the loss and its items for samples, with the random numbers of a seed.
+        samples: Indices.
+
+    Returns:
+        Whether it could be checked.
     """
+
+    def measured(some: list[int], seed: int) -> tuple[float, float]:
+        loss, items = measure(some, seed)
+        return float(loss.detach() if isinstance(loss, Tensor) else loss), float(items)
+
     try:
-        other, more = twice()
-        once, both, is_twice = float(loss.detach()), float(other.detach()), more == 2 * items
-    except (SettingError, TypeError, ValueError, AttributeError):
-        return
-    tolerance = 0.1 if num_samples >= 8 else 0.01
-    if abs(both - once) < tolerance * abs(once) and is_twice:
+        (once, items), (other, _), (twice, more) = (
+            measured(*arguments) for arguments in ((samples, 0), (samples, 1), (2 * samples, 0))
+        )
+        is_mean = more == 2 * items and abs(twice - once) < 1e-3 * abs(once)
+        if more == 2 * items and other != once:
+            losses = [once, other, measured(samples, 2)[0]]
+            more_losses = [twice, *(measured(2 * samples, seed)[0] for seed in (1, 2))]
+            size = abs(sum(losses)) / 3
+            noise = max(losses) - min(losses)
+            is_mean = noise < size / 4 and abs(sum(more_losses) - sum(losses)) / 3 < size / 10
+    except (SettingError, TypeError, ValueError, RuntimeError):
+        return False
+    if is_mean:
         raise SettingError(
             "model.py: compute_loss returned a mean; return the sum of the losses, such as "
             'cross_entropy(..., reduction="sum"), and the number of items that it is over'
         )
+    return True
 
 
 def check_results(results: Mapping[str, float], best_result: tuple[str, str]) -> None:

@@ -92,10 +92,11 @@ def check_layers(model: nn.Module) -> None:
                 f"model.py: {name or 'the model'} was made by torch.compile(), which renames its "
                 "weights; call .compile() of the module, or use --compile"
             )
-        if getattr(module, "max_norm", None) is not None:
+        if isinstance(module, nn.Embedding | nn.EmbeddingBag) and module.max_norm is not None:
             raise SettingError(
-                f"model.py: {name} has max_norm, by which a forward pass changes weights, on each "
-                "rank those of its own micro-batches; normalize what it returns instead"
+                f"model.py: {name or 'the model'} has max_norm, by which a forward pass changes "
+                "weights, on each rank those of its own micro-batches; normalize what it returns "
+                "instead"
             )
         if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.momentum is None:
             raise SettingError(

@@ -1,6 +1,5 @@
 """A trial before training: one micro-batch through the user's files, with errors that name them."""
 
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -30,11 +29,8 @@ from .model_checks import (
     put_in_training_mode,
 )
 from .passes import part_of_one_pass
+from .trial_size import NUM_SCORED, all_cores, num_tried
 from .users_code import call_users, errors_named, read_batch
-
-NUM_SCORED = 64
-# A large model is tried with two samples, because a CPU would need minutes for more.
-LARGE_MODEL_PARAMETERS = 10_000_000
 
 
 @dataclass(frozen=True)
@@ -45,7 +41,10 @@ class Trial:
     """Parameters that got no gradient: frozen ones are not among them."""
 
     changed_state: list[str]
-    """Weights, buffers and attributes that a forward pass changes, but for those of BatchNorm."""
+    """Weights, buffers and attributes that a forward pass changes, but for those of BatchNorm.
+
+    Or, as a sentence, that the loss is another one when it is computed again.
+    """
 
     items_per_sample: int | None
     """Items that the loss of one sample is over; None if their number varies."""
@@ -68,6 +67,7 @@ class Trial:
 
 def try_out(
     train_set: MapDataset,
+    validation_set: MapDataset,
     collate: Collate,
     config: RunConfig,
     model: nn.Module,
@@ -75,21 +75,20 @@ def try_out(
 ) -> Trial:
     """Compute loss and gradients of one micro-batch on the CPU; restore buffers and attributes.
 
+    It has 64 samples at most, and two of a large model.
+
     Raises:
         SettingError: a function of the user's files fails, or does not return what it should.
     """
     check_layers(model)
     were_evaluating, called = put_in_training_mode(model), CalledOnly(model)
     order = sample_order(len(train_set), config.seed, epoch=0)
-    samples = order[: _num_tried(model, config.micro_batch_size)].tolist()
+    samples = order[: num_tried(model, config.micro_batch_size)].tolist()
     names = model.state_dict().keys()
-    batch = read_batch(train_set, collate, samples)
-    compute = partial(_computed, compute_loss, called, batch)
-    # The counter knows no other kernel of attention on a CPU.
-    kernel, counter = sdpa_kernel(SDPBackend.MATH), FlopCounter()
-    before, calls = own_state(model), list[str]()
-    with state_restored(model), _all_cores(model):
-        with counter, kernel, calls_noted(model, calls.append):
+    compute = partial(_computed, compute_loss, called, collate, train_set, samples)
+    counter, before, calls = FlopCounter(), own_state(model), list[str]()
+    with state_restored(model), all_cores(model):
+        with counter, calls_noted(model, calls.append):
             with backward_refused(model):
                 result = compute()
             loss, items_per_sample = check_loss(result, len(samples))
@@ -97,11 +96,8 @@ def try_out(
                 torch.autograd.backward(loss)
         check_names(names, model)
         changed = changed_state(model, before, compute)
-        if not changed and f"{compute()[0].item():.6g}" != f"{loss.item():.6g}":
+        if not changed and not torch.allclose(compute()[0], loss, 1e-6, 0.0, equal_nan=True):
             changed = ["the loss of the same batch, by something outside of the model"]
-        both = read_batch(train_set, collate, 2 * samples)
-        twice = partial(_computed, compute_loss, called, both)
-        check_sum(loss, result[1], twice, len(samples))
     without = check_gradients({n: p for n, p in model.named_parameters() if p.requires_grad})
     flops_per_sample = counter.get_total_flops() / len(samples)
     part = None
@@ -111,39 +107,43 @@ def try_out(
                 train_set, collate, config, model, compute_loss, flops_per_sample
             )
     model.zero_grad()
+    _check_sum(compute_loss, called, collate, validation_set, train_set, samples)
     found = (without, changed, items_per_sample, flops_per_sample, part, were_evaluating)
     return Trial(*found, called.has_second_derivative, calls)
 
 
-def _computed(compute_loss: ComputeLoss, model: nn.Module, batch: Any) -> Any:
-    """Return what `compute_loss` returns, with the same random numbers at every call."""
-    seed_all(0)
-    return call_users("compute_loss", compute_loss, model, batch)
+def _check_sum(
+    compute_loss: ComputeLoss,
+    model: nn.Module,
+    collate: Collate,
+    validation_set: MapDataset,
+    train_set: MapDataset,
+    samples: list[int],
+) -> None:
+    measure = partial(_computed, compute_loss, model, collate)
+    some = list(range(min((len(samples) + 1) // 2, len(validation_set))))
+    with _evaluating(model), all_cores(model):
+        # Without augmentation and dropout.
+        is_checked = check_sum(partial(measure, validation_set), some)
+        model.train()
+        if not is_checked:  # A loss of training samples only, or of micro-batches of one size.
+            check_sum(partial(measure, train_set), samples)
 
 
-def _num_tried(model: nn.Module, most: int) -> int:
-    """Return the number of samples to try."""
-    return min(most, 2 if _is_large(model) else NUM_SCORED)
-
-
-def _is_large(model: nn.Module) -> bool:
-    return sum(p.numel() for p in model.parameters()) > LARGE_MODEL_PARAMETERS
-
-
-@contextmanager
-def _all_cores(model: nn.Module) -> Iterator[None]:
-    """Let a large model use the machine's cores inside, shared with the ranks beside this one.
-
-    Exact runs have one thread, on which 124 million parameters and 1,024 tokens take half a minute.
-    """
-    before = torch.get_num_threads()
-    if _is_large(model):
-        num_ranks = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
-        torch.set_num_threads(max(before, (os.cpu_count() or 1) // num_ranks))
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
+@torch.enable_grad()  # A loss may have gradients in it.
+def _computed(
+    compute_loss: ComputeLoss,
+    model: nn.Module,
+    collate: Collate,
+    dataset: MapDataset,
+    samples: list[int],
+    seed: int = 0,
+) -> Any:
+    """Return what `compute_loss` returns, with the same random numbers for the same seed."""
+    batch = read_batch(dataset, collate, samples, seed)
+    seed_all(seed)
+    with sdpa_kernel(SDPBackend.MATH):  # FLOPs of no other kernel are counted on a CPU.
+        return call_users("compute_loss", compute_loss, model, batch)
 
 
 @contextmanager
@@ -169,10 +169,10 @@ def try_out_scores(
     Raises:
         SettingError: a function of the user's files fails, or does not return what it should.
     """
-    called, num_scored = CalledOnly(model), _num_tried(model, NUM_SCORED)
+    called, num_scored = CalledOnly(model), num_tried(model, NUM_SCORED)
     stride = max(1, len(validation_set) // num_scored)
     samples = list(range(0, len(validation_set), stride))[:num_scored]
-    with _evaluating(model), _all_cores(model):
+    with _evaluating(model), all_cores(model):
         # The last batch of an evaluation may have one sample.
         rows, one = (
             call_users("score", score, called, read_batch(validation_set, collate, some))

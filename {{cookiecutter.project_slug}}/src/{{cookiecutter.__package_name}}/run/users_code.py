@@ -44,12 +44,12 @@ def call_users(name: str, function: Callable[..., Any], *arguments: Any) -> Any:
         return function(*arguments)
 
 
-def read_batch(dataset: MapDataset, collate: Collate, samples: list[int]) -> Any:
-    """Return a batch of these samples.
+def read_batch(dataset: MapDataset, collate: Collate, samples: list[int], seed: int = 0) -> Any:
+    """Return a batch of these samples, with the random numbers of a seed.
 
     Raises:
         SettingError: the data set or collate fails.
     """
     count = "one sample" if len(samples) == 1 else f"{len(samples)} samples"
     with errors_named("data.py", f"reading a batch of {count} (__getitem__ or collate)"):
-        return MicroBatchReader(dataset, collate)[[MicroBatch(samples, seed=0)]]
+        return MicroBatchReader(dataset, collate)[[MicroBatch(samples, seed)]]

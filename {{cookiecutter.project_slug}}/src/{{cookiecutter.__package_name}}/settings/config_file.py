@@ -130,11 +130,6 @@ def parse_config(
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     default = settings()
-    for flag, following in pairwise([*arguments, "--"]):
-        value = getattr(default, flag.removeprefix("--").replace("-", "_"), None)
-        if following.startswith("--") and value in ((), [], {}, set()):
-            # As of a variable of the shell that is not set; it would have no effect.
-            raise SettingError(f"{flag} got no value; give one, or leave it out")
     for position, argument in enumerate(arguments):
         flag, has_value, file = argument.partition("=")
         if flag == "--config":
@@ -149,6 +144,12 @@ def parse_config(
             if "--epochs" in flags:
                 default = replace(default, max_steps=None)  # It would override the flag.
             break
+    for flag, following in pairwise([*arguments, "--"]):
+        value = getattr(default, flag.removeprefix("--").replace("-", "_"), None)
+        is_empty = flag.startswith("--") and value in ((), [], {}, set())
+        if is_empty and following.startswith("--"):
+            # As of a variable of the shell that is not set; it would have no effect.
+            raise SettingError(f"{flag} got no value; give one, or leave it out")
     return parse_command_line(
         settings, arguments, default=default, description=DESCRIPTION, program=program
     )
