@@ -268,6 +268,13 @@ def test_a_list_without_a_value_is_refused_where_it_is_empty_anyway(flags: list[
         parse_config(OwnConfig, flags)
 
 
+def test_a_text_that_is_the_name_of_a_list_is_no_flag(tmp_path: Path) -> None:
+    assert parse_config(OwnConfig, ["--prompt", "names", "--seed", "3"]).prompt == "names"
+    file = tmp_path / "config.yaml"
+    file.write_text("names: [a, b]", encoding="utf-8")
+    assert parse_config(OwnConfig, ["--config", str(file), "--names"]).names == []
+
+
 def test_a_repeated_setting_keeps_its_bounds() -> None:
     with pytest.raises(SettingError, match=r"at least 0; try --max-grad-norm 0\.5$"):
         OwnConfig(max_grad_norm=-1.0)

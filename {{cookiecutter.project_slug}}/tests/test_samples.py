@@ -154,6 +154,7 @@ def test_a_resumed_run_with_other_samples_is_refused() -> None:
         check_same_data(start, 100, data_of(2))
     # Of an earlier version.
     check_same_data(replace(start, data_info={"classes": 10}), 100, data_of(2))
+    check_same_data(replace(start, data_info=None), 100, data_of(2))
 
 
 def test_a_decoder_that_rounds_otherwise_does_not_make_other_samples() -> None:

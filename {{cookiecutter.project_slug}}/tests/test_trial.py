@@ -15,6 +15,7 @@ from torch.utils.data import IterableDataset
 
 from my_run.batches.evaluation import as_numbers
 from my_run.run import passes, trial_size, users_code
+from my_run.run.contract import check_sum
 from my_run.run.samples import norms_of
 from my_run.run.trial import (
     Trial,
@@ -361,7 +362,7 @@ def test_attention_in_bfloat16_is_no_state(monkeypatch: pytest.MonkeyPatch) -> N
 @pytest.mark.parametrize("micro_batch_size", [2, 4, 8])
 def test_a_mean_is_found_beside_dropout(micro_batch_size: int) -> None:
     config = TrainConfig(micro_batch_size=micro_batch_size)
-    network = nn.Sequential(nn.Dropout(0.3), make())
+    network = nn.Sequential(nn.Dropout(0.9), make())
 
     def mean(network: nn.Module, batch: Any) -> tuple[Tensor, int]:
         return loss_of(network, batch) / len(batch[1]), len(batch[1])
@@ -373,6 +374,23 @@ def test_a_mean_is_found_beside_dropout(micro_batch_size: int) -> None:
                 try_out(*arguments)
         else:
             try_out(*arguments)
+
+
+def test_noise_around_zero_is_no_mean() -> None:
+    losses = {1: [5.0, -4.0, 2.0], 2: [0.5, 1.5, 1.0]}
+
+    def measure(samples: list[int], seed: int) -> tuple[Tensor, int]:
+        return torch.tensor(losses[len(samples)][seed]), len(samples)
+
+    assert check_sum(measure, [0])
+    losses[1] = [1.1, 0.9, 1.0]
+    with pytest.raises(SettingError, match="returned a mean"):
+        check_sum(measure, [0])
+
+    def fail(samples: list[int], seed: int) -> Any:
+        raise SettingError("of another size")
+
+    assert not check_sum(fail, [0])
 
 
 def test_a_loss_around_zero_with_noise_is_no_mean() -> None:
@@ -630,6 +648,9 @@ def test_what_is_unusual_in_a_model_is_found() -> None:
         network.norm = layer
         with pytest.raises(SettingError, match="norm has max_norm, by which a forward pass"):
             trial_of(network=network)
+    network.norm = nn.Identity()
+    network.norm.max_norm = torch.tensor(1.0)  # Of a layer of the user, which changes no weight.
+    trial_of(network=network)
     network.norm = nn.BatchNorm1d(NUM_FEATURES, momentum=None)
     with pytest.raises(SettingError, match="norm is a BatchNorm with momentum None; use a number"):
         trial_of(network=network)
