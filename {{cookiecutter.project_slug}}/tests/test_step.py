@@ -112,10 +112,22 @@ def test_a_number_of_items_that_is_not_that_of_the_samples_is_refused() -> None:
         sums.collect(0, torch.ones(()), torch.tensor(8))
 
 
+def two_layers() -> tuple[nn.BatchNorm1d, nn.BatchNorm1d]:
+    """Return a layer for `StepSums`, and one that PyTorch alone updates; seed what they get."""
+    torch.manual_seed(0)
+    return nn.BatchNorm1d(WIDTH, momentum=0.2), nn.BatchNorm1d(WIDTH, momentum=0.2)
+
+
+def assert_same_statistics(model: nn.BatchNorm1d, other: nn.BatchNorm1d, num_uses: int) -> None:
+    assert model.num_batches_tracked is not None and other.num_batches_tracked is not None
+    assert model.num_batches_tracked.item() == other.num_batches_tracked.item() == num_uses
+    torch.testing.assert_close(model.running_mean, other.running_mean, rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(model.running_var, other.running_var, rtol=1e-6, atol=1e-6)
+
+
 @pytest.mark.parametrize("exact", [True, False])
 def test_running_statistics_are_those_of_the_micro_batches_in_order(exact: bool) -> None:
-    torch.manual_seed(0)
-    model, other = nn.BatchNorm1d(WIDTH, momentum=0.2), nn.BatchNorm1d(WIDTH, momentum=0.2)
+    model, other = two_layers()
     plan = plan_of(8, exact=exact)
     sums = StepSums(model, model, plan, [], 1)
     for _ in range(3):
@@ -127,16 +139,12 @@ def test_running_statistics_are_those_of_the_micro_batches_in_order(exact: bool)
             sums.collect(k, loss, 8)
         sums.finish()
 
-    assert model.num_batches_tracked is not None and other.running_mean is not None
-    assert model.num_batches_tracked.item() == 12
-    torch.testing.assert_close(model.running_mean, other.running_mean, rtol=1e-6, atol=1e-6)
-    torch.testing.assert_close(model.running_var, other.running_var, rtol=1e-6, atol=1e-6)
+    assert_same_statistics(model, other, num_uses=12)
 
 
 def test_a_micro_batch_that_does_not_use_a_layer_leaves_its_statistics() -> None:
     """As a branch does; a pass in evaluation mode, as of a teacher, has the running ones."""
-    torch.manual_seed(0)
-    model, other = nn.BatchNorm1d(WIDTH, momentum=0.2), nn.BatchNorm1d(WIDTH, momentum=0.2)
+    model, other = two_layers()
     plan = plan_of(8, exact=True)
     sums = StepSums(model, model, plan, [], 1)
     for step in range(3):
@@ -153,16 +161,12 @@ def test_a_micro_batch_that_does_not_use_a_layer_leaves_its_statistics() -> None
             sums.collect(k, torch.ones(()), 8)
         sums.finish()
 
-    assert model.num_batches_tracked is not None and other.running_mean is not None
-    assert model.num_batches_tracked.item() == 6
-    torch.testing.assert_close(model.running_mean, other.running_mean, rtol=1e-6, atol=1e-6)
-    torch.testing.assert_close(model.running_var, other.running_var, rtol=1e-6, atol=1e-6)
+    assert_same_statistics(model, other, num_uses=6)
 
 
 def test_a_layer_may_be_used_several_times_and_evaluated_in_between() -> None:
     """As with two views of each image, or labels from the model itself."""
-    torch.manual_seed(0)
-    model, other = nn.BatchNorm1d(WIDTH, momentum=0.2), nn.BatchNorm1d(WIDTH, momentum=0.2)
+    model, other = two_layers()
     plan = plan_of(8, exact=True)
     sums = StepSums(model, model, plan, [], 1)
     for _ in range(3):
@@ -177,16 +181,12 @@ def test_a_layer_may_be_used_several_times_and_evaluated_in_between() -> None:
             sums.collect(k, loss, 8)
         sums.finish()
 
-    assert model.num_batches_tracked is not None and other.running_mean is not None
-    assert model.num_batches_tracked.item() == 24
-    torch.testing.assert_close(model.running_mean, other.running_mean, rtol=1e-6, atol=1e-6)
-    torch.testing.assert_close(model.running_var, other.running_var, rtol=1e-6, atol=1e-6)
+    assert_same_statistics(model, other, num_uses=24)
 
 
 @pytest.mark.parametrize("devices", [1, 2])
 def test_what_activation_checkpoints_compute_again_does_not_count(devices: int) -> None:
-    torch.manual_seed(0)
-    model, other = nn.BatchNorm1d(WIDTH, momentum=0.2), nn.BatchNorm1d(WIDTH, momentum=0.2)
+    model, other = two_layers()
     plan = plan_of(8, exact=False)
     plan = replace(plan, devices=replace(plan.devices, devices_per_process=devices))
     sums = StepSums(model, model, plan, [], 1)
@@ -199,16 +199,12 @@ def test_what_activation_checkpoints_compute_again_does_not_count(devices: int) 
             sums.collect(k, loss, 8 * devices)
         sums.finish()
 
-    assert model.num_batches_tracked is not None and other.num_batches_tracked is not None
-    assert model.num_batches_tracked.item() == other.num_batches_tracked.item()
-    torch.testing.assert_close(model.running_mean, other.running_mean, rtol=1e-6, atol=1e-6)
-    torch.testing.assert_close(model.running_var, other.running_var, rtol=1e-6, atol=1e-6)
+    assert_same_statistics(model, other, num_uses=2 * len(plan.passes))
 
 
 def test_statistics_of_a_replica_of_data_parallel_are_collected() -> None:
     """Of the first, whose buffers are those of the model."""
-    torch.manual_seed(0)
-    model, other = nn.BatchNorm1d(WIDTH, momentum=0.2), nn.BatchNorm1d(WIDTH, momentum=0.2)
+    model, other = two_layers()
     plan = plan_of(8, exact=False)
     plan = replace(plan, devices=replace(plan.devices, devices_per_process=2))
     sums = StepSums(model, model, plan, [], 1)
@@ -221,10 +217,7 @@ def test_statistics_of_a_replica_of_data_parallel_are_collected() -> None:
             sums.collect(k, torch.ones(()), 16)
         sums.finish()
 
-    assert model.num_batches_tracked is not None and other.running_mean is not None
-    assert model.num_batches_tracked.item() == 3 * len(plan.passes) * 2
-    torch.testing.assert_close(model.running_mean, other.running_mean, rtol=1e-6, atol=1e-6)
-    torch.testing.assert_close(model.running_var, other.running_var, rtol=1e-6, atol=1e-6)
+    assert_same_statistics(model, other, num_uses=3 * len(plan.passes) * 2)
 
 
 @pytest.mark.parametrize("exact", [True, False])

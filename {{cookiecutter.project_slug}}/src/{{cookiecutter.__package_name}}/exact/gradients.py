@@ -25,11 +25,11 @@ class GradientSum:
 
     def __init__(self, parallel_model: nn.Module, plan: Plan) -> None:
         self.enabled = plan.devices.exact
-        self.shards = sharded_modules(parallel_model)
         if not self.enabled:
             return
         num_passes = plan.gradient_accumulation_steps
         self.is_ddp = isinstance(parallel_model, DistributedDataParallel)
+        self.shards = sharded_modules(parallel_model)
         self.parameters = [p for p in parallel_model.parameters() if p.requires_grad]
         self.has_complex = any(parameter.is_complex() for parameter in self.parameters)
         self.tree = TreeSum(num_passes)
